@@ -1,0 +1,37 @@
+# `make demo` runs the main job on hosts that it makes itself; `make test` proves every part.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONPATH :=
+role ?=
+SANDBOX := -i inventories/sandbox
+
+help: ## Say what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: ## Install the locked tools, and what it takes to make hosts
+	@tools/setup hosts
+
+demo: setup ## Make a small fleet on this machine, converge it, and ask every site
+	@ansible-playbook $(SANDBOX) molecule/shared/create.yml
+	@ansible-playbook $(SANDBOX) site.yml
+	@ansible-playbook $(SANDBOX) playbooks/status.yml
+
+demo-down: setup ## Remove the demo's hosts, their network and their keys
+	@ansible-playbook $(SANDBOX) molecule/shared/destroy.yml
+
+test: $(if $(role),,lint unit) molecule ## Everything; `make test role=nginx` for one scenario
+
+lint: ; @tools/setup
+	@yamllint --strict . && ansible-lint && ruff check && ruff format --check && mypy
+
+unit: ; @tools/setup
+	@pytest -q tests
+
+molecule: setup
+	@tools/scenarios $(role)
+
+lock: ## Look for newer tools and write requirements.lock
+	@uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock" --group dev -o requirements.lock
+
+.PHONY: help setup demo demo-down test lint unit molecule lock
