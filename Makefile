@@ -31,7 +31,10 @@ unit: ; @tools/setup
 molecule: setup
 	@tools/scenarios $(role)
 
+bench: setup ## Measure converging fleets of 1, 2, 4 and 8 hosts into bench/results/
+	@bench/converge.py
+
 lock: ## Look for newer tools and write requirements.lock
 	@uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock" --group dev -o requirements.lock
 
-.PHONY: help setup demo demo-down test lint unit molecule lock
+.PHONY: help setup demo demo-down test lint unit molecule bench lock
