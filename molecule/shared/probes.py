@@ -1,0 +1,119 @@
+"""How the scenarios' tests ask running systems, from outside of them."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Answer:
+    """What an HTTP server answered; header names are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+
+def fetch(
+    address: str,
+    host: str,
+    path: str = "/",
+    *,
+    port: int | None = None,
+    tls: bool = False,
+    method: str = "GET",
+    body: bytes | None = None,
+    headers: dict[str, str] | None = None,
+    timeout: float = 10,
+) -> Answer:
+    """Ask the server at `address` for `host`'s `path`, whatever DNS says; certificates are not checked."""
+    started = time.monotonic()
+    connection = http.client.HTTPConnection(host, timeout=timeout)
+    sock = socket.create_connection((address, port or (443 if tls else 80)), timeout)
+    if tls:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        sock = context.wrap_socket(sock, server_hostname=host)
+    connection.sock = sock
+    try:
+        connection.request(method, path, body=body, headers={"Connection": "close", **(headers or {})})
+        response = connection.getresponse()
+        content = response.read()
+        got = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, got, content, time.monotonic() - started)
+    finally:
+        connection.close()
+
+
+def connects(address: str, port: int, timeout: float = 2) -> str:
+    """What a TCP connection meets: "open", "refused" (an answer that says no) or "dropped" (no answer)."""
+    try:
+        socket.create_connection((address, port), timeout).close()
+    except ConnectionRefusedError:
+        return "refused"
+    except OSError:
+        return "dropped"
+    return "open"
+
+
+def wait_until(true: Callable[[], Any], seconds: float = 30, what: str = "it") -> Any:  # noqa: ANN401
+    """The first true value of `true()`; an exception counts as not yet."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            value = true()
+        except (OSError, AssertionError, http.client.HTTPException) as error:
+            value, reason = None, repr(error)
+        else:
+            reason = "not yet true"
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds:.0f} s for {what}: {reason}")
+        time.sleep(0.5)
+
+
+def ansible_environment(**extra: str) -> dict[str, str]:
+    """The environment of somebody who calls Ansible in a clone: nothing of molecule's own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))}
+    return {
+        **kept,
+        "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_NOCOLOR": "1",
+        "COLUMNS": "200",
+        **extra,
+    }
+
+
+def run_playbook(
+    playbook: str, *arguments: str, inventories: list[Path], **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a playbook of the project as an operator would; the caller looks at the return code."""
+    command = ["ansible-playbook", playbook, *(f"--inventory={path}" for path in inventories), *arguments]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=ansible_environment(**environment),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
