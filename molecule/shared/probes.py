@@ -73,7 +73,7 @@ def connects(address: str, port: int, timeout: float = 2) -> str:
     return "open"
 
 
-def wait_until(true: Callable[[], Any], seconds: float = 30, what: str = "it") -> Any:  # noqa: ANN401
+def wait_until(true: Callable[[], Any], seconds: float = 30, what: str = "it") -> Any:
     """The first true value of `true()`; an exception counts as not yet."""
     deadline = time.monotonic() + seconds
     while True:
