@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import ssl
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from probes import connects, fetch, wait_until
+from probes import ROOT, ansible_environment, connects, fetch, wait_until
 
+INVENTORIES = [ROOT / "inventories" / "sandbox", ROOT / "molecule" / "site" / "inventory"]
 BALANCER = "10.213.65.10"
 APP_HOSTS = {"app1": "10.213.65.21", "app2": "10.213.65.22"}
 SHOP = "shop.sandbox.example"
@@ -96,6 +99,25 @@ def test_application_sees_the_client_and_the_scheme(scheme):
     assert '"remote_addr":"10.213.65.1"' in text.replace(" ", "")  # this machine's address on the fleet's network
     assert f'"scheme":"{scheme}"' in text.replace(" ", "")
     assert '"remote_addr":"198.51.100' not in text.replace(" ", "")
+
+
+def test_installed_collection_gives_the_same_result(tmp_path):
+    def galaxy(*arguments):
+        subprocess.run(["ansible-galaxy", "collection", *arguments], cwd=ROOT, env=ansible_environment(), check=True)
+
+    galaxy("build", "--output-path", str(tmp_path))
+    (archive,) = tmp_path.glob("wsgi-fleet-*.tar.gz")
+    galaxy("install", str(archive), "--collections-path", str(tmp_path), "--no-deps", "--offline")
+    done = subprocess.run(
+        ["ansible-playbook", "wsgi.fleet.site", *(f"--inventory={path}" for path in INVENTORIES)],
+        cwd=tmp_path,
+        env=ansible_environment(ANSIBLE_CONFIG="", ANSIBLE_COLLECTIONS_PATH=str(tmp_path), ANSIBLE_PIPELINING="1"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(re.findall(r"changed=(\d+)", done.stdout)) == {"0"}, done.stdout
 
 
 def test_supervisor_brings_a_killed_master_back(app1):
