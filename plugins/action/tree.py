@@ -9,7 +9,7 @@ from typing import Any, Optional
 from ansible.errors import AnsibleActionFail, AnsibleUndefinedVariable
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
-from ansible_collections.wsgi.fleet.plugins.module_utils import tree
+from ansible_collections.wsgi.fleet.plugins.module_utils.tree import request as tree
 
 SOURCES = ("template", "content", "src")
 

@@ -123,6 +123,11 @@ options:
       name:
         description: What to call the test in an error. Default is the program.
         type: str
+      when_changed:
+        description: Run the test only when one of these O(files) changes, or a run was killed. Default is every change.
+        type: list
+        elements: str
+        default: []
   timeout:
     description: Seconds that each test may take.
     type: int
@@ -196,10 +201,6 @@ test:
   returned: when a test failed
   type: str
   sample: nginx
-output:
-  description: What the failed test printed, with live paths and without secrets.
-  returned: when a test failed
-  type: str
 rc:
   description: The exit code of the failed test.
   returned: when a test failed
@@ -210,28 +211,37 @@ rc:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wsgi.fleet.plugins.module_utils import tree
+from ansible_collections.wsgi.fleet.plugins.module_utils.tree.engine import apply
+from ansible_collections.wsgi.fleet.plugins.module_utils.tree.request import (
+    ARGUMENTS,
+    TreeError,
+    build_request,
+    request_problems,
+    unpack,
+)
 
 
 def main() -> None:
     """Wire the engine to Ansible."""
     # The action plugin sends what it rendered as one parameter, which no output shows.
-    arguments: dict[str, Any] = {**tree.ARGUMENTS, "_contents": {"type": "str", "required": True, "no_log": True}}
+    arguments: dict[str, Any] = {**ARGUMENTS, "_contents": {"type": "str", "required": True, "no_log": True}}
     module = AnsibleModule(argument_spec=arguments, supports_check_mode=True)
 
     def label(temporary: str, target: str) -> None:
         if module.selinux_enabled():
             module.set_context_if_different(temporary, module.selinux_default_context(target), changed=False)
 
-    contents = tree.unpack(module.params.pop("_contents"))
-    problems = tree.request_problems(module.params)
+    contents = unpack(module.params.pop("_contents"))
+    problems = request_problems(module.params)
     if problems:
         module.fail_json(msg="; ".join(problems))
-    request = tree.build_request(module.params, contents)
+    request = build_request(module.params, contents)
     try:
-        result = tree.apply(request, check=module.check_mode, diff=module._diff, label=label)
-    except tree.TreeError as error:
+        result = apply(request, check=module.check_mode, diff=module._diff, label=label)
+    except TreeError as error:
         module.fail_json(msg=str(error), **error.details)
+    except OSError as error:  # names the file
+        module.fail_json(msg=f"{error}. Run again when this is mended; nothing is lost.")
     module.exit_json(**result)
 
 
