@@ -15,21 +15,20 @@ description:
     strategy and says so.
 """
 
-from typing import TYPE_CHECKING
-
 from ansible.plugins.strategy.linear import StrategyModule as LinearStrategy
 from ansible.utils.display import Display
 
-if TYPE_CHECKING:
-    StrategyMixin = object
-else:
-    try:
-        # mitogen patches Ansible's internals: a version that does not fit fails here, in whatever way.
-        from ansible_mitogen.strategy import StrategyMixin
-    except Exception as error:  # noqa: BLE001
-        Display().warning(f"mitogen cannot be used ({error}); this run takes the usual way. To install it: pip install mitogen")
-        StrategyMixin = object
+try:
+    # mitogen patches Ansible's internals: a version that does not fit fails here, in whatever way.
+    from ansible_mitogen.strategy import StrategyMixin
+except Exception as error:  # noqa: BLE001
+    Display().warning(
+        f"mitogen cannot be used ({error}); this run takes the usual way. To install it: pip install mitogen"
+    )
+
+    class StrategyMixin:  # type: ignore[no-redef]
+        """Adds nothing: the linear strategy alone."""
 
 
-class StrategyModule(StrategyMixin, LinearStrategy):
+class StrategyModule(StrategyMixin, LinearStrategy):  # type: ignore[misc]
     """Mitogen's way to the hosts, in Ansible's own order of tasks."""
