@@ -9,7 +9,7 @@ short_description: The linear strategy, several times faster where mitogen is in
 version_added: 0.1.0
 author: The wsgi.fleet maintainers
 description:
-  - Set E(ANSIBLE_STRATEGY=wsgi.fleet.mitogen) and tasks go to the hosts through mitogen, which keeps a Python process on
+  - Set E(ANSIBLE_STRATEGY=wsgi.fleet.mitogen) and tasks go to the hosts through mitogen, which keeps a process on
     each host for the whole run.
   - Without mitogen on the control node, or with a version of it that does not load, the run goes on with the linear
     strategy and says so.

@@ -62,8 +62,24 @@ def test_unix_socket(tmp_path):
 def test_tls_asks_for_the_host_by_name(tmp_path, verify, status):
     pem = tmp_path / "pair.pem"
     subprocess.run(
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=shop.example"
-        " -keyout key -out crt".split(),
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "1",
+            "-subj",
+            "/CN=shop.example",
+            "-keyout",
+            "key",
+            "-out",
+            "crt",
+        ],
         cwd=tmp_path,
         check=True,
         capture_output=True,
