@@ -51,7 +51,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             ),
         }
         result: dict[str, Any] = self._execute_module("wsgi.fleet.tree", module_args=arguments, task_vars=task_vars)
-        return {**result, "digest": digest}
+        return result if result.get("failed") else {**result, "digest": digest}
 
     def _content(self, name: str, file: dict[str, Any], task_vars: dict[str, Any]) -> bytes:
         """What shall be in one file; an error names the file."""

@@ -1,7 +1,7 @@
 """One run from beginning to end."""
 
 # Paths are plain strings for system calls: pathlib normalizes, and follows links, where this must not.
-# ruff: noqa: PTH120
+# ruff: noqa: PTH112, PTH120
 from __future__ import annotations
 
 import os
@@ -9,17 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.wsgi.fleet.plugins.module_utils.tree.nodes import (
-    Owners,
-    remove_leftovers,
-)
+from ansible_collections.wsgi.fleet.plugins.module_utils.tree.nodes import Owners, remove_leftovers
 from ansible_collections.wsgi.fleet.plugins.module_utils.tree.plan import Plan, describe, make_plan
-from ansible_collections.wsgi.fleet.plugins.module_utils.tree.request import (
-    Request,
-    TreeError,
-)
+from ansible_collections.wsgi.fleet.plugins.module_utils.tree.request import Request, TreeError
 from ansible_collections.wsgi.fleet.plugins.module_utils.tree.store import Manifest, Store
-from ansible_collections.wsgi.fleet.plugins.module_utils.tree.swap import UndoError, swap
+from ansible_collections.wsgi.fleet.plugins.module_utils.tree.swap import UnfinishedError, swap
 from ansible_collections.wsgi.fleet.plugins.module_utils.tree.trial import run_tests
 
 STATE_DIRECTORY = "/var/lib/wsgi-fleet/tree"
@@ -45,7 +39,7 @@ def apply(
         if not check:
             places = {str(parent) for parent in Path(root).parents} | {state_directory}
             if manifest.pending is not None:
-                places |= {os.path.dirname(path) for path in manifest.files}
+                places |= {os.path.dirname(path) for path in (*manifest.files, *manifest.made, *manifest.listed)}
             remove_leftovers(places)
         plan = make_plan(request, manifest, others, store, owners)
 
@@ -99,11 +93,12 @@ def _commit(
     store.save(request.name, union)
     try:
         swap(plan, label)
-    except UndoError as error:
-        msg = f"could not put the new files in place ({error.__cause__}), nor the old ones back ({error}). Run again."
+    except UnfinishedError as error:
+        msg = f"{error}. Run again to mend it."
         raise TreeError(msg) from error
     except Exception as error:
         store.save(request.name, manifest)
         msg = f"could not put the new files in place, the old ones are back: {error}"
         raise TreeError(msg) from error
+    plan.wanted.made |= {path for path in plan.emptied if path in manifest.made and os.path.isdir(path)}  # not empty
     store.save(request.name, plan.wanted)

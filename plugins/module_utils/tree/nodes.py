@@ -1,7 +1,7 @@
 """Files, links and directories, and the users they belong to."""
 
 # Paths are plain strings for system calls: pathlib normalizes, and follows links, where this must not.
-# ruff: noqa: PTH102, PTH108, PTH115, PTH123, PTH211
+# ruff: noqa: PTH102, PTH104, PTH106, PTH108, PTH112, PTH115, PTH120, PTH123, PTH211
 from __future__ import annotations
 
 import fcntl
@@ -17,9 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from ansible_collections.wsgi.fleet.plugins.module_utils.tree.request import (
-    TreeError,
-)
+from ansible_collections.wsgi.fleet.plugins.module_utils.tree.request import TreeError
 
 # Our temporary names end as dpkg's do: whatever reads a whole directory (logrotate, cron, run-parts) passes over them.
 TEMPORARY_PREFIX = ".wsgi-fleet-"
@@ -75,9 +73,23 @@ def write_node(path: str, node: Node, *, durable: bool = False) -> None:
 
 
 def make_directory(path: str, uid: int, gid: int, mode: int) -> None:
-    """Make one directory, closed until its owner is right."""
-    os.mkdir(path, 0o700)
-    set_directory(path, uid, gid, mode)
+    """Make one directory. It appears with its owner and mode, so that a kill leaves no half of it."""
+    temporary = temporary_path(os.path.dirname(path))
+    os.mkdir(temporary, 0o700)
+    try:
+        set_directory(temporary, uid, gid, mode)
+        os.rename(temporary, path)
+    except OSError:
+        os.rmdir(temporary)
+        raise
+
+
+def make_parents(path: str) -> None:
+    """Make what is missing above a path, open to all whatever the umask says."""
+    parent = os.path.dirname(path)
+    if not os.path.isdir(parent):
+        make_parents(parent)
+        make_directory(parent, os.geteuid(), os.getegid(), 0o755)
 
 
 def set_directory(path: str, uid: int, gid: int, mode: int) -> None:

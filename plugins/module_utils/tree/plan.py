@@ -13,19 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.wsgi.fleet.plugins.module_utils.tree.nodes import (
-    ABSENT,
-    TEMPORARY,
-    Node,
-    Owners,
-    read_node,
-)
-from ansible_collections.wsgi.fleet.plugins.module_utils.tree.request import (
-    Directory,
-    Request,
-    TreeError,
-    parents,
-)
+from ansible_collections.wsgi.fleet.plugins.module_utils.tree.nodes import ABSENT, TEMPORARY, Node, Owners, read_node
+from ansible_collections.wsgi.fleet.plugins.module_utils.tree.request import Directory, Request, TreeError, parents
 from ansible_collections.wsgi.fleet.plugins.module_utils.tree.store import Manifest, Store
 
 DIFF_LIMIT = 104448  # bytes; what ansible.builtin.copy shows at most

@@ -88,7 +88,7 @@ class Directory:
 
 
 @dataclass(frozen=True)
-class Test:
+class Trial:
     argv: tuple[str, ...]
     chdir: Optional[str]
     user: Optional[str]
@@ -103,7 +103,7 @@ class Request:
     root: str
     files: tuple[File, ...]
     directories: tuple[Directory, ...]
-    tests: tuple[Test, ...]
+    tests: tuple[Trial, ...]
     timeout: int = 60
 
 
@@ -192,7 +192,7 @@ def build_request(request: Mapping[str, Any], contents: Sequence[bytes]) -> Requ
             for record in request["directories"]
         ),
         tests=tuple(
-            Test(
+            Trial(
                 tuple(test["argv"]),
                 test["chdir"],
                 test["user"],

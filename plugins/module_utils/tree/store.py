@@ -20,9 +20,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.tree.nodes import (
     temporary_path,
     write_node,
 )
-from ansible_collections.wsgi.fleet.plugins.module_utils.tree.request import (
-    TreeError,
-)
+from ansible_collections.wsgi.fleet.plugins.module_utils.tree.request import TreeError
 
 
 @dataclass

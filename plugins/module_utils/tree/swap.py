@@ -1,16 +1,17 @@
 """The moment in which files go live."""
 
 # Paths are plain strings for system calls: pathlib normalizes, and follows links, where this must not.
-# ruff: noqa: PTH103, PTH104, PTH106, PTH108, PTH120
+# ruff: noqa: PTH104, PTH106, PTH108, PTH120
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Optional
 
 from ansible_collections.wsgi.fleet.plugins.module_utils.tree.nodes import (
     make_directory,
+    make_parents,
     set_directory,
     sync_directory,
     temporary_path,
@@ -19,8 +20,8 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.tree.nodes import (
 from ansible_collections.wsgi.fleet.plugins.module_utils.tree.plan import Change, Plan
 
 
-class UndoError(Exception):
-    """A failed swap could not be undone; the manifest stays as it is during a swap, so the next run mends."""
+class UnfinishedError(Exception):
+    """Something is left for the next run to mend: the manifest stays as it is during a swap."""
 
 
 def swap(plan: Plan, label: Callable[[str, str], None]) -> None:
@@ -36,20 +37,22 @@ def swap(plan: Plan, label: Callable[[str, str], None]) -> None:
         for change in plan.directories:
             _apply_directory(change, undo)
             label(change.path, change.path)
+        undo.append(lambda: _discard((*temporaries.values(), *backups.values())))
         for change in plan.changes:
+            directory = os.path.dirname(change.path)
             if change.after.kind != "absent":
-                temporaries[change.path] = temporary_path(os.path.dirname(change.path))
+                temporaries[change.path] = temporary_path(directory)
                 write_node(temporaries[change.path], change.after, durable=True)
                 label(temporaries[change.path], change.path)
             if change.before.kind != "absent":
-                backups[change.path] = _back_up(change)
+                backups[change.path] = temporary_path(directory)
+                _back_up(change, backups[change.path])
         for change in plan.changes:
-            backup = backups.get(change.path)
             if change.after.kind == "absent":
                 os.unlink(change.path)
             else:
                 os.rename(temporaries[change.path], change.path)
-            undo.append(_undoing(change.path, backup))
+            undo.append(_undoing(change.path, backups.get(change.path)))
         for directory in {os.path.dirname(change.path) for change in plan.changes}:
             sync_directory(directory)
     except BaseException as error:
@@ -57,35 +60,46 @@ def swap(plan: Plan, label: Callable[[str, str], None]) -> None:
             for step in reversed(undo):
                 step()
         except OSError as failure:
-            raise UndoError(failure) from error
+            msg = f"could not put the new files in place ({error}), nor all old ones back ({failure})"
+            raise UnfinishedError(msg) from error
         raise
-    finally:
-        for path in (*temporaries.values(), *backups.values()):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+    try:
+        _discard(backups.values())
+    except OSError as error:
+        msg = f"the new files are in place, but copies of the old ones cannot be removed ({error})"
+        raise UnfinishedError(msg) from error
     for directory in plan.emptied:
         with contextlib.suppress(OSError):  # somebody has just put something there: theirs now
             os.rmdir(directory)
 
 
+def _discard(paths: Iterable[str]) -> None:
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
 def _apply_directory(change: Change, undo: list[Callable[[], object]]) -> None:
     after, before = change.after, change.before
     if before.kind == "absent":
-        os.makedirs(os.path.dirname(change.path), exist_ok=True)
+        make_parents(change.path)
+        undo.append(lambda: _remove_directory(change.path))
         make_directory(change.path, after.uid, after.gid, after.mode)
-        undo.append(lambda: os.rmdir(change.path))
     else:
         undo.append(lambda: set_directory(change.path, before.uid, before.gid, before.mode))
         set_directory(change.path, after.uid, after.gid, after.mode)
 
 
-def _back_up(change: Change) -> str:
-    backup = temporary_path(os.path.dirname(change.path))
+def _remove_directory(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(path)
+
+
+def _back_up(change: Change, backup: str) -> None:
     try:
         os.link(change.path, backup, follow_symlinks=False)
     except OSError:  # a file system without hard links
         write_node(backup, change.before)
-    return backup
 
 
 def _undoing(path: str, backup: Optional[str]) -> Callable[[], object]:

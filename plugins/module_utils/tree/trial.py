@@ -26,11 +26,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.tree.nodes import (
     write_node,
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils.tree.plan import Plan
-from ansible_collections.wsgi.fleet.plugins.module_utils.tree.request import (
-    Request,
-    Test,
-    TreeError,
-)
+from ansible_collections.wsgi.fleet.plugins.module_utils.tree.request import Request, TreeError, Trial
 
 OUTPUT_LIMIT = 6000  # characters of a failed test's output
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -187,7 +183,7 @@ def run_tests(request: Request, plan: Plan, *, check: bool, every: bool) -> list
     return unchecked
 
 
-def _run_test(test: Test, request: Request, root: str, stage: str, *, check: bool) -> str:
+def _run_test(test: Trial, request: Request, root: str, stage: str, *, check: bool) -> str:
     argv = [part.replace("{root}", stage) for part in test.argv]
     argv[0] = shutil.which(argv[0], path=SEARCH_PATH) or argv[0]
     chdir = test.chdir.replace("{root}", stage) if test.chdir else None
@@ -208,7 +204,7 @@ def _run_test(test: Test, request: Request, root: str, stage: str, *, check: boo
     raise TreeError(msg, file=blamed, test=test.name, rc=code)
 
 
-def _obstacle(test: Test, stage: str) -> str:
+def _obstacle(test: Trial, stage: str) -> str:
     """Why a test cannot run on this host, or nothing."""
     if test.user:
         try:
