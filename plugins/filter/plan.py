@@ -1,0 +1,35 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The filters of the plan, each with its own documentation beside this file. The thinking is in module_utils/plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.wsgi.fleet.plugins.module_utils import plan as fleet
+
+
+def plan(apps: object, groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Any]) -> dict[str, Any]:
+    """Interpret the records, or fail with everything that is wrong with them."""
+    try:
+        return fleet.make_plan(apps, groups, hostvars)
+    except fleet.PlanError as error:
+        raise AnsibleFilterError(str(error)) from None
+
+
+class FilterModule:
+    """Names the filters."""
+
+    def filters(self) -> dict[str, Callable[..., object]]:
+        """Return the filters by name."""
+        return {
+            "plan": plan,
+            "plan_errors": fleet.find_errors,
+            "python_versions": fleet.python_versions,
+            "app_apps": fleet.app_apps,
+            "gunicorn_instances": fleet.gunicorn_instances,
+            "supervisor_programs": fleet.supervisor_programs,
+            "nginx_sites": fleet.nginx_sites,
+            "ufw_rules": fleet.ufw_rules,
+        }

@@ -1,0 +1,252 @@
+"""What each role of one host is given. Cheap: they read the finished plan and decide nothing that depends on others."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from ._gunicorn import requirement
+from ._topology import HTTP_PORT, HTTPS_PORT
+
+Plan = Mapping[str, Any]
+Records = list[dict[str, Any]]
+
+_CONFIG = "/etc/wsgi-fleet"
+_RUN = "/run/wsgi-fleet"
+_LOG = "/var/log/wsgi-fleet"
+_ROOT = "/srv"
+# The group of nginx, which alone may connect to an app's socket.
+_WEB_GROUP = "www-data"
+# More than gunicorn needs to end gracefully.
+_STOP_MARGIN = 10
+
+
+def _apps(plan: Plan, host: str) -> Records:
+    """Return the apps that run on a host; none on a host that the plan does not know."""
+    return [plan["apps"][name] for name in plan["hosts"].get(host, {}).get("apps", ())]
+
+
+def python_versions(plan: Plan, host: str) -> list[str]:
+    """Return the versions of Python that the apps of a host ask for, oldest first."""
+    versions = {app["python"] for app in _apps(plan, host) if "python" in app}
+    return sorted(versions, key=lambda version: [int(number) for number in version.split(".")])
+
+
+def app_apps(plan: Plan, host: str) -> Records:
+    """Return the records of role app."""
+    keys = ("name", "source", "python", "requirements", "env", "secrets", "keep_releases")
+    return [
+        {
+            **{key: app[key] for key in keys if key in app},
+            "packages": [
+                requirement(app["gunicorn"]["version"], app["gunicorn"]["settings"]["worker_class"]),
+                *app["packages"],
+            ],
+        }
+        for app in _apps(plan, host)
+    ]
+
+
+def gunicorn_instances(plan: Plan, host: str, vcpus: int) -> Records:
+    """Return the instances of role gunicorn; only here the host's cores matter."""
+    return [
+        {
+            "name": app["name"],
+            "user": app["name"],
+            "group": app["name"],
+            "callable": app["callable"],
+            "runner": [f"{_CONFIG}/{app['name']}/run", "--next"],
+            "settings": {
+                **app["gunicorn"]["settings"],
+                "bind": "fd://0",  # supervisord's socket
+                "workers": workers_of_master(app["workers"], app["masters"], vcpus),
+            },
+        }
+        for app in _apps(plan, host)
+    ]
+
+
+def workers_of_master(total: str | int, masters: int, vcpus: int) -> int:
+    """Share an app's workers out to its masters, rounded up; auto is gunicorn's own rule of thumb."""
+    wanted = 2 * int(vcpus) + 1 if total == "auto" else int(total)
+    return max(1, -(-wanted // masters))
+
+
+def _socket(app: dict[str, Any]) -> str:
+    return f"127.0.0.1:{app['port']}" if "port" in app else f"unix:{_RUN}/{app['name']}.sock"
+
+
+def supervisor_programs(plan: Plan, host: str) -> Records:
+    """Return the programs of role supervisor: one for each app, as many processes as it has masters."""
+    return [_program(app) for app in _apps(plan, host)]
+
+
+def _program(app: dict[str, Any]) -> dict[str, Any]:
+    name = app["name"]
+    config = f"{_CONFIG}/{name}"
+    settings = app["gunicorn"]["settings"]
+    program = {
+        "name": name,
+        "type": "fcgi-program",
+        "command": shlex.join([f"{config}/run", "gunicorn", "-c", f"{config}/gunicorn.conf.py", app["callable"]]),
+        "numprocs": app["masters"],
+        "process_name": "%(program_name)s_%(process_num)d",
+        "socket": f"tcp://127.0.0.1:{app['port']}" if "port" in app else f"unix://{_RUN}/{name}.sock",
+        "socket_backlog": 2048,
+        "user": name,
+        "directory": f"{_ROOT}/{name}",
+        "autorestart": "true",
+        # A worker that cannot import the app ends its master within this time.
+        "startsecs": 5,
+        "stopsignal": "TERM",
+        "stopwaitsecs": settings["graceful_timeout"] + _STOP_MARGIN,
+        # The master alone is asked to stop, and stops its workers gracefully; if it must be killed, they all are.
+        "stopasgroup": False,
+        "killasgroup": True,
+        "stdout_logfile": f"{_LOG}/{name}/gunicorn_%(process_num)d.log",
+        "redirect_stderr": True,
+        "watch": [
+            f"{_ROOT}/{name}/current",
+            f"{config}/env",
+            f"{config}/run",
+            f"{config}/gunicorn.conf.py",
+        ],
+    }
+    if "port" not in app:
+        program |= {"socket_owner": f"{name}:{_WEB_GROUP}", "socket_mode": "0660"}
+    return {**program, **app["supervisor"]}
+
+
+def nginx_sites(plan: Plan, host: str) -> Records:
+    """Return the sites of role nginx: at the edge with TLS, behind balancers for them alone."""
+    known = plan["hosts"].get(host)
+    if known is None:
+        return []
+    sites: Records = []
+    running = set(known["apps"])
+    upstreams = _Upstreams(plan)
+    if known["edge"]:
+        port = HTTP_PORT if known["balancer"] else known["http_port"]
+        apps = plan["apps"].values() if known["balancer"] else _apps(plan, host)
+        for app in apps:
+            sites.append(_edge_site(app, port, upstreams.servers(app, host, app["name"] in running)))
+    if known["inner"]:
+        trusted = [plan["hosts"][balancer]["address"] for balancer in plan["balancers"] if balancer != host]
+        # A host that balances has the app's name taken by its edge site. No app may be called so.
+        suffix = "_inner" if known["edge"] else ""
+        sites += [_inner_site(app, known["http_port"], trusted, suffix) for app in _apps(plan, host)]
+    return sites
+
+
+class _Upstreams:
+    """Servers of upstreams; apps that run on the same hosts share one list, for fleets of many hosts."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._hosts = plan["hosts"]
+        self._balancers = set(plan["balancers"])
+        self._shared: dict[tuple[Any, ...], Records] = {}
+
+    def servers(self, app: dict[str, Any], host: str, own: bool) -> Records:
+        """Return the servers of one app, seen from one host: its own socket first."""
+        limits = {key: app["nginx"][key] for key in ("max_fails", "fail_timeout")}
+        first = [{"address": _socket(app), **limits}] if own else []
+        if host not in self._balancers:
+            return first
+        key = (*limits.values(), *app["hosts"])
+        if key not in self._shared:
+            self._shared[key] = [
+                {"address": endpoint(self._hosts[name]["address"], self._hosts[name]["http_port"]), **limits}
+                for name in app["hosts"]
+                if name != host
+            ]
+        return first + self._shared[key]
+
+
+def endpoint(address: str, port: int) -> str:
+    """Write an address and a port as nginx wants them."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _site(app: dict[str, Any]) -> dict[str, Any]:
+    nginx = app["nginx"]
+    keys = (
+        "client_max_body_size",
+        "proxy_connect_timeout",
+        "proxy_send_timeout",
+        "proxy_read_timeout",
+        "error_pages",
+    )
+    return {
+        "name": app["name"],
+        "server_names": app["domains"],
+        "https_port": HTTPS_PORT,
+        **{key: nginx[key] for key in keys},
+    }
+
+
+def _keepalive(app: dict[str, Any]) -> dict[str, int]:
+    """Say how long nginx keeps idle connections: shorter than gunicorn does, and than nginx on an app host (65 s)."""
+    idle = min(app["gunicorn"]["settings"]["keepalive"] - 1, 60)
+    return {"keepalive": app["nginx"]["keepalive"], "keepalive_timeout": idle} if idle > 0 else {"keepalive": 0}
+
+
+def _edge_site(app: dict[str, Any], http_port: int, servers: Records) -> dict[str, Any]:
+    nginx = app["nginx"]
+    site = {
+        **_site(app),
+        "http_port": http_port,
+        "http2": nginx["http2"],
+        "https_redirect": nginx["https_redirect"],
+        "tls": nginx["tls"],
+        "trusted_proxies": [],
+        "upstream": {"servers": servers, "balance": nginx["balance"], **_keepalive(app)},
+    }
+    if "cors" in nginx:
+        site["cors"] = nginx["cors"]
+    return site
+
+
+def _inner_site(app: dict[str, Any], http_port: int, trusted: list[str], suffix: str) -> dict[str, Any]:
+    """Return a site for the balancers: TLS and CORS are theirs, and their word on the client is taken."""
+    nginx = app["nginx"]
+    limits = {key: nginx[key] for key in ("max_fails", "fail_timeout")}
+    return {
+        **_site(app),
+        "name": app["name"] + suffix,
+        "http_port": http_port,
+        "http2": False,
+        "https_redirect": False,
+        "tls": {"mode": "off"},
+        "trusted_proxies": trusted,
+        "upstream": {
+            "servers": [{"address": _socket(app), **limits}],
+            "balance": "round_robin",
+            **_keepalive(app),
+        },
+    }
+
+
+def ufw_rules(plan: Plan, host: str) -> Records:
+    """Return the firewall rules that the topology needs; SSH is the role's own affair."""
+    known = plan["hosts"].get(host)
+    if known is None:
+        return []
+    rules: Records = []
+    if known["edge"]:
+        apps = list(plan["apps"].values()) if known["balancer"] else _apps(plan, host)
+        if apps:
+            port = HTTP_PORT if known["balancer"] else known["http_port"]
+            rules.append(_rule(port, "any", "http from anywhere"))
+        if any(app["nginx"]["tls"]["mode"] != "off" for app in apps):
+            rules.append(_rule(HTTPS_PORT, "any", "https from anywhere"))
+    if known["inner"]:
+        for balancer in plan["balancers"]:
+            if balancer != host:
+                address = plan["hosts"][balancer]["address"]
+                rules.append(_rule(known["http_port"], address, f"http from balancer {balancer}"))
+    return rules
+
+
+def _rule(port: int, source: str, comment: str) -> dict[str, Any]:
+    return {"port": port, "proto": "tcp", "from": source, "action": "allow", "comment": f"wsgi.fleet: {comment}"}

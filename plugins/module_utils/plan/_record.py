@@ -1,0 +1,144 @@
+"""The schema of one record of `wsgi_apps`: what its keys may hold, their defaults, and what fits together."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from . import _gunicorn
+from ._checks import (
+    Field,
+    Fields,
+    Where,
+    choice,
+    integer,
+    kind,
+    list_of,
+    mapping,
+    read_fields,
+    show,
+    string,
+)
+from ._mappings import NGINX, check_source, check_supervisor
+from ._values import (
+    NAME,
+    check_callable,
+    check_domain,
+    check_env,
+    check_name,
+    check_package,
+    check_python,
+    check_secrets,
+    relative,
+)
+
+
+def _check_workers(value: object, where: Where) -> object:
+    wanted = "auto or a whole number of 1 or more"
+    if isinstance(value, str) and value == "auto":
+        return "auto"
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return int(value)
+    shown = str(value) if isinstance(value, int) and not isinstance(value, bool) else kind(value)
+    where.fail(f"is {show(value) if isinstance(value, str) else shown}, must be {wanted}")
+    return None
+
+
+def _check_port(value: object, where: Where) -> object:
+    if isinstance(value, str):
+        return choice("auto")(value, where)
+    return integer(1024, 65535)(value, where)
+
+
+_RECORD: Fields = {
+    "name": Field(check_name, required="a name that is the system user too, such as shop"),
+    "domains": Field(
+        list_of(check_domain, "a list of host names", empty=False),
+        required="a list of host names, such as [shop.example.com]",
+    ),
+    "source": Field(check_source, required="a mapping with one of git, archive, path, package"),
+    "callable": Field(check_callable, required="module:object, such as wsgi:app"),
+    "hosts": Field(
+        list_of(string("the name of a group or a host"), "a list of groups and hosts", empty=False), ["linux_apps"]
+    ),
+    "server": Field(choice("gunicorn"), "gunicorn"),
+    "python": Field(check_python),
+    "requirements": Field(list_of(relative("a file of requirements"), "a list of files of requirements"), []),
+    "packages": Field(list_of(check_package, "a list of requirements"), []),
+    "workers": Field(_check_workers, "auto"),
+    "masters": Field(integer(1, 8), 2),
+    "gunicorn": Field(_gunicorn.check_gunicorn, {"version": _gunicorn.DEFAULT_VERSION, "settings": {}}),
+    "port": Field(_check_port),
+    "health": Field(string('a path such as "/healthz"', r"/[!-~]*"), "/"),
+    "env": Field(check_env, {}),
+    "secrets": Field(check_secrets, {}),
+    "keep_releases": Field(integer(2), 5),
+    "nginx": Field(mapping(NGINX)),
+    "supervisor": Field(check_supervisor, {}),
+}
+
+
+def read_record(value: object, index: int, messages: list[str]) -> dict[str, Any] | None:
+    """Check one record and fill in its defaults; what is wrong is None, or out of its list."""
+    label = f"wsgi_apps[{index}]"
+    if not isinstance(value, dict):
+        Where(messages, label).fail(f"is {kind(value)}, must be a record with name, domains, source and callable")
+        return None
+    name = value.get("name")
+    if isinstance(name, str) and re.fullmatch(NAME, name):
+        label = f"app {name}"
+    where = Where(messages, label)
+    record = read_fields(value, _RECORD, where)
+    if "nginx" not in value:
+        record["nginx"] = mapping(NGINX)({}, where)
+    _check_together(record, where)
+    return record
+
+
+def _check_together(record: dict[str, Any], where: Where) -> None:
+    """Check what depends on more than one key, and complete what follows from others."""
+    for name in sorted(set(record["env"] or ()) & set(record["secrets"] or ())):
+        where.at("secrets").at(name).fail("is in env as well; keep it in one of them")
+    gunicorn = record["gunicorn"]
+    if gunicorn and gunicorn["version"]:
+        _check_python_fits(record.get("python"), gunicorn["version"], where)
+        gunicorn["settings"] = _gunicorn.complete_settings(
+            str(record["name"]), gunicorn["version"], _without_wrong(gunicorn["settings"])
+        )
+        _check_times(gunicorn["settings"], record["supervisor"] or {}, where)
+    if record["nginx"] and record["nginx"]["tls"]:
+        _complete_nginx(record["nginx"], gunicorn, where.at("nginx"))
+
+
+def _without_wrong(settings: dict[str, Any]) -> dict[str, Any]:
+    """Leave out numbers that a check refused, so that what is derived from them can still be worked out."""
+    numbers = {name for name, kind_ in _gunicorn.SETTINGS.items() if kind_ == "int"}
+    return {name: value for name, value in settings.items() if value is not None or name not in numbers}
+
+
+def _check_python_fits(python: str | None, version: str, where: Where) -> None:
+    if python and int(python.split(".")[1]) < 10 and _gunicorn.release(version) >= (24, 0):
+        where.at("python").fail(
+            f"is {show(python)}, but gunicorn {version} needs 3.10 or newer; choose a newer Python, "
+            'or give gunicorn.version "23.0.0"'
+        )
+
+
+def _check_times(settings: dict[str, Any], supervisor: dict[str, Any], where: Where) -> None:
+    wait, graceful = supervisor.get("stopwaitsecs"), settings["graceful_timeout"]
+    if wait is not None and wait <= graceful:
+        where.at("supervisor.stopwaitsecs").fail(
+            f"is {wait}, must be more than gunicorn.graceful_timeout ({graceful}), "
+            "or supervisor kills workers that still answer"
+        )
+
+
+def _complete_nginx(nginx: dict[str, Any], gunicorn: dict[str, Any] | None, where: Where) -> None:
+    mode = nginx["tls"]["mode"]
+    if nginx.get("https_redirect") and mode == "off":
+        where.at("https_redirect").fail("is true, but tls.mode is off, so nothing answers there; set one of them")
+    # Only a certificate that browsers trust: a redirect to a self-signed one would lock everybody out.
+    nginx.setdefault("https_redirect", mode == "files")
+    timeout = gunicorn["settings"].get("timeout", 0) if gunicorn else 0
+    # gunicorn gives up first, so that its own answer is seen; an hour where it never does (timeout 0).
+    nginx.setdefault("proxy_read_timeout", min(timeout + 5, 86400) if timeout else 3600)

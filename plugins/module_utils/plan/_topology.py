@@ -1,0 +1,234 @@
+"""The groups: which hosts run an app, which balance, how they reach each other, and on which ports."""
+
+from __future__ import annotations
+
+import ipaddress
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Optional
+
+from ._checks import Where, suggest
+
+BALANCERS = "balancers"
+LINUX = "linux_apps"
+WINDOWS = "windows_apps"
+
+HTTP_PORT = 80
+HTTPS_PORT = 443
+# Where a host that balances answers the other balancers: on 80 it would balance their requests once more.
+INNER_HTTP_PORT = 8080
+# What our own roles listen on: nginx's status server and supervisor's web page.
+OUR_PORTS = {8079: "nginx's status page", 9001: "supervisor's web page"}
+# Below the kernel's range for outgoing connections (32768 and up), which would take a port away at times.
+_AUTO_FIRST, _AUTO_COUNT = 20000, 10000
+
+
+class Host(NamedTuple):
+    """What the plan must know of a host."""
+
+    address: str
+    http_port: Optional[int]
+    ssh_port: int
+
+
+class Layout(NamedTuple):
+    """Who runs what, after all names are resolved."""
+
+    linux: list[str]
+    balancers: list[str]
+    apps: dict[str, list[str]]  # app -> its hosts, sorted
+
+    def others(self, host: str) -> list[str]:
+        """Return the balancers that reach this host over the network."""
+        return [balancer for balancer in self.balancers if balancer != host]
+
+
+def fleet(groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the hosts that the plan is about."""
+    return sorted({str(host) for group in (BALANCERS, LINUX) for host in groups.get(group) or ()})
+
+
+def read_hosts(groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Any]) -> tuple[dict[str, Host], list[str]]:
+    """Read what is needed of each host's variables, once: this is the slow part of a big inventory."""
+    hosts: dict[str, Host] = {}
+    messages: list[str] = []
+    for name in fleet(groups):
+        variables = hostvars[name]
+        where = Where(messages, f"host {name}")
+        hosts[name] = Host(
+            address=str(variables.get("wsgi_address") or variables.get("ansible_host") or name),
+            http_port=_port(variables.get("wsgi_http_port"), where.at("wsgi_http_port")),
+            ssh_port=_port(variables.get("ansible_port"), where.at("ansible_port")) or 22,
+        )
+    return hosts, messages
+
+
+def _port(value: object, where: Where) -> int | None:
+    if value is None or value == "":
+        return None
+    # From an INI inventory or a command line, a number may come as text.
+    if not isinstance(value, bool) and (isinstance(value, int) or (isinstance(value, str) and value.isdigit())):
+        port = int(value)
+        if 1 <= port <= 65535:
+            return port
+    where.fail("must be a port from 1 to 65535")
+    return None
+
+
+def lay_out(records: Sequence[dict[str, Any]], groups: Mapping[str, Sequence[str]], messages: list[str]) -> Layout:
+    """Resolve where each app runs."""
+    linux = sorted(map(str, groups.get(LINUX) or ()))
+    windows = set(groups.get(WINDOWS) or ())
+    for host in linux:
+        if host in windows:
+            Where(messages, f"host {host}").fail(f"is in {LINUX} and in {WINDOWS}; keep it in one of them")
+    known = set(linux)
+    apps = {
+        record["name"]: _hosts_of(record, groups, known, windows, Where(messages, f"app {record['name']}", "hosts"))
+        for record in records
+    }
+    return Layout(linux=linux, balancers=sorted(map(str, groups.get(BALANCERS) or ())), apps=apps)
+
+
+def _hosts_of(
+    record: dict[str, Any],
+    groups: Mapping[str, Sequence[str]],
+    linux: set[str],
+    windows: set[str],
+    where: Where,
+) -> list[str]:
+    hosts: set[str] = set()
+    good = bool(record["hosts"])  # else what was wrong with them is reported already
+    for name in record["hosts"]:
+        if name in groups or name == LINUX:
+            # A group may hold more than app hosts (a site with its balancer): take what can run the app.
+            hosts.update(str(host) for host in groups.get(name) or () if host in linux)
+        elif name in linux:
+            hosts.add(name)
+        else:
+            good = False
+            if name in windows:
+                where.fail(f"{name} is in {WINDOWS}, but server {record['server']} runs on Linux only")
+            elif any(name in members for members in groups.values()):
+                where.fail(f"{name} is not in {LINUX}; add it there, or take it out here")
+            else:
+                where.fail(f"{name} is neither a group nor a host of the inventory; {suggest(name, [*groups, *linux])}")
+    if good and not hosts:
+        names = ", ".join(record["hosts"])
+        where.fail(f"the app runs on no host: no host of {names} is in {LINUX}; add hosts to {LINUX} in the inventory")
+    return sorted(hosts)
+
+
+def http_port(name: str, host: Host, layout: Layout) -> int:
+    """Return the port on which nginx of an app host answers."""
+    if host.http_port is not None:
+        return host.http_port
+    return INNER_HTTP_PORT if name in layout.balancers and layout.others(name) else HTTP_PORT
+
+
+def check_hosts(layout: Layout, hosts: Mapping[str, Host], messages: list[str]) -> None:
+    """Check addresses and ports of the hosts, as far as this topology needs them."""
+    running = {host for members in layout.apps.values() for host in members}
+    seen: dict[tuple[str, int], str] = {}
+    for name in sorted({*running, *layout.balancers}):
+        where = Where(messages, f"host {name}")
+        host = hosts[name]
+        if name in running:
+            _check_http_port(name, host, layout, where)
+        if name in layout.balancers and running - {name}:
+            _check_address(host.address, "from which it reaches the app hosts", where)
+        elif name in running and layout.others(name):
+            _check_address(host.address, "that the balancers reach", where)
+        if name in running and layout.others(name):
+            endpoint = host.address, http_port(name, host, layout)
+            if endpoint in seen:
+                where.fail(
+                    f"address {host.address}, port {endpoint[1]} is that of host {seen[endpoint]}; "
+                    "give each host its own wsgi_address"
+                )
+            seen.setdefault(endpoint, name)
+
+
+def _check_address(address: str, purpose: str, where: Where) -> None:
+    remedy = f"set wsgi_address to the address {purpose}"
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        where.fail(f"address {address!r} is no IP address; {remedy}")
+        return
+    if ip.is_loopback or ip.is_unspecified or ip.is_multicast or ip.is_link_local:
+        where.fail(f"address {address!r} cannot be reached from other hosts; {remedy}")
+
+
+def _check_http_port(name: str, host: Host, layout: Layout, where: Where) -> None:
+    port = http_port(name, host, layout)
+    taken = {**OUR_PORTS, HTTPS_PORT: "HTTPS", host.ssh_port: "SSH"}
+    place = where.at("wsgi_http_port")
+    if port in taken:
+        place.fail(f"is {port}, which is taken by {taken[port]}; choose another port")
+    elif port == HTTP_PORT and name in layout.balancers and layout.others(name):
+        place.fail(
+            f"is {HTTP_PORT}, where this host balances itself; "
+            f"choose another port, or leave it out for {INNER_HTTP_PORT}"
+        )
+
+
+def allot_ports(
+    records: Sequence[dict[str, Any]], layout: Layout, hosts: Mapping[str, Host], messages: list[str]
+) -> dict[str, int]:
+    """Give every app that wants a TCP socket its port; an automatic one follows from the app's name alone."""
+    ports: dict[str, int] = {}
+    for record in records:
+        port = record.get("port")
+        if isinstance(port, int):
+            _check_port(record["name"], port, ports, layout, hosts, messages)
+            ports[record["name"]] = port
+    taken = {*ports.values(), *OUR_PORTS}
+    for name, host in hosts.items():
+        taken |= {http_port(name, host, layout), host.ssh_port}
+    for name in sorted(record["name"] for record in records if record.get("port") == "auto"):
+        ports[name] = _free_port(name, taken)
+        taken.add(ports[name])
+    return ports
+
+
+def _check_port(
+    app: str, port: int, ports: dict[str, int], layout: Layout, hosts: Mapping[str, Host], messages: list[str]
+) -> None:
+    where = Where(messages, f"app {app}", "port")
+    for other, taken in ports.items():
+        shared = sorted(set(layout.apps[app]) & set(layout.apps[other]))
+        if port == taken and shared:
+            where.fail(f"is {port}, which is app {other}'s on host {shared[0]}; choose another, or auto")
+    for host in layout.apps[app]:
+        reserved = {
+            **OUR_PORTS,
+            http_port(host, hosts[host], layout): "nginx",
+            hosts[host].ssh_port: "SSH",
+        }
+        if port in reserved:
+            where.fail(f"is {port}, which is taken by {reserved[port]} on host {host}; choose another, or auto")
+            return
+
+
+def _free_port(name: str, taken: set[int]) -> int:
+    start = zlib.crc32(name.encode())
+    for step in range(_AUTO_COUNT):
+        port = _AUTO_FIRST + (start + step) % _AUTO_COUNT
+        if port not in taken:
+            return port
+    raise ValueError("no port is left")  # more apps than ports
+
+
+def check_domains(records: Sequence[dict[str, Any]], layout: Layout, messages: list[str]) -> None:
+    """Refuse a domain of two apps that meet in one nginx."""
+    owners: dict[str, list[str]] = {}
+    for record in records:
+        name = record["name"]
+        for index, domain in enumerate(record["domains"]):
+            for other in owners.get(domain, ()):
+                shared = layout.balancers or sorted(set(layout.apps[name]) & set(layout.apps[other]))
+                if other != name and shared:
+                    where = Where(messages, f"app {name}", f"domains[{index}]")
+                    where.fail(f"{domain!r} is app {other}'s on host {shared[0]}; give each domain to one app")
+            owners.setdefault(domain, []).append(name)
