@@ -1,0 +1,73 @@
+"""What to ask of each host to see that the fleet serves, and how to show the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ._topology import HTTP_PORT, HTTPS_PORT
+
+Plan = Mapping[str, Any]
+
+
+def edge_probes(plan: Plan, host: str) -> list[dict[str, Any]]:
+    """Return the targets of module probe as clients reach them: one for each app that `host` answers clients for."""
+    known = plan["hosts"][host]
+    if not known["edge"]:
+        return []
+    targets = []
+    for name in plan["apps"] if known["balancer"] else known["apps"]:
+        mode = plan["apps"][name]["nginx"]["tls"]["mode"]
+        target = _target(plan["apps"][name], known["address"], HTTP_PORT if known["balancer"] else known["http_port"])
+        if mode != "off":
+            target |= {"port": HTTPS_PORT, "tls": True, "verify": mode != "self_signed"}
+        targets.append(target)
+    return targets
+
+
+def inner_probes(plan: Plan, host: str) -> list[dict[str, Any]]:
+    """Return the targets of module probe as balancers reach them, to be asked on `host` itself: others are shut out."""
+    known = plan["hosts"][host]
+    if not known["inner"]:
+        return []
+    return [_target(plan["apps"][name], "127.0.0.1", known["http_port"]) for name in known["apps"]]
+
+
+def _target(app: Mapping[str, Any], address: str, port: int) -> dict[str, Any]:
+    # A wildcard is no name that one could ask for.
+    domain = app["domains"][0].replace("*", "any")
+    return {"name": app["name"], "address": address, "port": port, "host": domain, "path": app["health"]}
+
+
+def status_rows(answers: Mapping[str, Sequence[Mapping[str, Any]]], links: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return a row for each answer: host, app, release, url, status, and whether it is good.
+
+    `answers` are the results of module probe of each host, `links` the lines `APP/current releases/ID` of each host.
+    """
+    rows = []
+    for host, results in answers.items():
+        releases = {}
+        for line in links.get(host, "").splitlines():
+            path, _, target = line.partition(" ")
+            releases[path.split("/")[0]] = target.rpartition("/")[2]
+        for result in results:
+            status, milliseconds = result["status"], round(result["seconds"] * 1000)
+            rows.append(
+                {
+                    "host": host,
+                    "app": result["name"],
+                    "release": releases.get(result["name"], "-"),
+                    "url": result["url"],
+                    "status": f"{status} in {milliseconds} ms" if status else f"no answer: {result['error']}",
+                    # A redirection is an answer of a healthy app too: to its login page, say.
+                    "good": 200 <= status < 400,
+                }
+            )
+    return rows
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Return `rows` as text in aligned columns under their names."""
+    lines = [[column.upper() for column in columns], *([str(row[column]) for column in columns] for row in rows)]
+    widths = [max(len(line[number]) for line in lines) for number in range(len(columns))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
