@@ -562,6 +562,9 @@ def test_the_order_of_hosts_does_not_matter():
         apps="app3 app1 app2",
         balancers="lb2 lb1",
     )
+    records, groups, hosts = big()
+    plan = fleet.make_plan(records, groups, hosts)
+    assert plan["apps"]["shop0"]["hosts"] == sorted(groups["linux_apps"])  # upstreams stand still between runs
 
 
 # --- interfaces ------------------------------------------------------------------------------------------------
