@@ -21,17 +21,6 @@ def name(host):
 
 
 @pytest.fixture
-def root(host):
-    """Run a command as root and return what it says."""
-
-    def run(command):
-        with host.sudo():
-            return host.check_output(command)
-
-    return run
-
-
-@pytest.fixture
 def apply(host, name):
     """Apply the role to this host with other values."""
 
@@ -44,14 +33,14 @@ def apply(host, name):
             "-e",
             json.dumps({"role_under_test": "python", **variables}),
             inventories=[Path(host.backend.ansible_inventory).parent, *INVENTORIES],
-            ANSIBLE_HOST_KEY_CHECKING="False",
+            ANSIBLE_SSH_COMMON_ARGS="-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
         )
 
     return run
 
 
-def test_distribution_interpreter_makes_environments(root):
-    root("rm -rf /tmp/probe && python3 -m venv /tmp/probe && /tmp/probe/bin/python -m pip --version")
+def test_distribution_interpreter_makes_environments(host):
+    host.check_output("rm -rf /tmp/probe && python3 -m venv /tmp/probe && /tmp/probe/bin/python -m pip --version")
 
 
 def test_interpreter_of_an_explicit_version_is_there(host, name):
@@ -59,18 +48,18 @@ def test_interpreter_of_an_explicit_version_is_there(host, name):
     assert host.package("python3.11-dev").is_installed == (name == "debian12")
 
 
-def test_extension_module_can_be_compiled(root):
-    root(
+def test_extension_module_can_be_compiled(host):
+    host.check_output(
         "cd /tmp && echo '#include <Python.h>' > probe.c && gcc -c $(python3-config --includes) -o probe.o probe.c"
     )
 
 
-def test_uv_is_the_pinned_one_and_everybody_may_use_it(root):
-    assert root(f"runuser -u nobody -- {UV} --version").startswith("uv 0.13.8")
+def test_uv_is_the_pinned_one_and_everybody_may_use_it(host):
+    assert host.check_output(f"runuser -u nobody -- {UV} --version").startswith("uv 0.13.8")
 
 
-def test_uv_trusts_what_the_system_trusts(root):
-    out = root(
+def test_uv_trusts_what_the_system_trusts(host):
+    out = host.check_output(
         f"cd /tmp && UV_SYSTEM_CERTS=1 {UV} venv --quiet --clear --cache-dir /tmp/cache /tmp/uv-probe && "
         f"UV_SYSTEM_CERTS=1 {UV} pip install --quiet --cache-dir /tmp/cache --python /tmp/uv-probe itsdangerous && "
         "/tmp/uv-probe/bin/python -c 'import itsdangerous; print(itsdangerous.__name__)'"
@@ -78,45 +67,45 @@ def test_uv_trusts_what_the_system_trusts(root):
     assert out == "itsdangerous"
 
 
-def test_system_python_is_left_alone(host, root):
+def test_system_python_is_left_alone(host):
     assert host.run("ls /usr/lib/python3.*/EXTERNALLY-MANAGED").rc == 0
-    assert root("find /usr/local/lib -path '*-packages/*' | wc -l") == "0"
+    assert host.check_output("find /usr/local/lib -path '*-packages/*' | wc -l") == "0"
     assert not host.package("python3-pip").is_installed
 
 
-def test_version_that_the_distribution_lacks_is_refused_with_those_that_it_has(root, name, apply):
-    before = root("dpkg-query -W | sha256sum")
+def test_version_that_the_distribution_lacks_is_refused_with_those_that_it_has(host, name, apply):
+    before = host.check_output("dpkg-query -W | sha256sum")
     run = apply(python_versions=["3.5"])
     assert run.returncode != 0
     assert "python3.5" in run.stdout
     assert f"have: {'3.11' if name == 'debian12' else '3.13'}." in run.stdout.replace("\n", " ").replace("  ", " ")
-    assert root("dpkg-query -W | sha256sum") == before
+    assert host.check_output("dpkg-query -W | sha256sum") == before
 
 
-def test_another_uv_version_takes_the_place_of_the_first(root, apply):
+def test_another_uv_version_takes_the_place_of_the_first(host, apply):
     run = apply(python_uv_version="0.13.7")
     assert run.returncode == 0, run.stdout
-    assert root(f"{UV} --version").startswith("uv 0.13.7")
+    assert host.check_output(f"{UV} --version").startswith("uv 0.13.7")
     assert SECRET not in run.stdout + run.stderr
     run = apply("-vvv")
     assert run.returncode == 0, run.stdout
     assert SECRET not in run.stdout + run.stderr
-    assert root(f"{UV} --version").startswith("uv 0.13.8")
+    assert host.check_output(f"{UV} --version").startswith("uv 0.13.8")
 
 
-def test_uv_version_that_does_not_exist_leaves_the_old_one_and_tells(root, apply):
+def test_uv_version_that_does_not_exist_leaves_the_old_one_and_tells(host, apply):
     run = apply(python_uv_version="0.0.0")
     assert run.returncode != 0
     assert "uv 0.0.0 cannot be installed" in run.stdout
     assert "No matching distribution" in run.stdout
-    assert root(f"{UV} --version").startswith("uv 0.13.8")
+    assert host.check_output(f"{UV} --version").startswith("uv 0.13.8")
 
 
-def test_killed_installation_is_mended(root, apply):
+def test_killed_installation_is_mended(host, apply):
     # as a kill leaves it: some of the new environment, no marker, the link as before
-    root("rm /opt/wsgi-fleet/uv-0.13.8/.complete /opt/wsgi-fleet/uv-0.13.8/bin/uv")
+    host.check_output("rm /opt/wsgi-fleet/uv-0.13.8/.complete /opt/wsgi-fleet/uv-0.13.8/bin/uv")
     run = apply()
     assert run.returncode == 0, run.stdout
-    assert root(f"{UV} --version").startswith("uv 0.13.8")
-    assert root("ls /opt/wsgi-fleet") == "uv\nuv-0.13.8"
+    assert host.check_output(f"{UV} --version").startswith("uv 0.13.8")
+    assert host.check_output("ls /opt/wsgi-fleet") == "uv\nuv-0.13.8"
     assert "changed=0" in apply().stdout
