@@ -1,0 +1,107 @@
+"""What the firewall's tests share: running the role on one host, asking its kernel, knocking at ports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+from probes import ROOT, ansible_environment, run_playbook
+
+CONVERGE = "molecule/shared/converge.yml"
+
+
+def name(host):
+    return host.backend.get_hostname()
+
+
+def inventories(host):
+    return [
+        Path(host.backend.ansible_inventory).parent,
+        ROOT / "molecule" / "shared" / "inventory",
+        ROOT / "molecule" / "ufw" / "inventory",
+    ]
+
+
+def apply(host, *arguments, check=False, **variables):
+    """Run the role on one host, and say what the recap says of it."""
+    given = {"role_under_test": "ufw", **variables}
+    options = ["--check", "--diff"] if check else ["--diff"]
+    return run_playbook(
+        CONVERGE,
+        "--limit",
+        name(host),
+        "--extra-vars",
+        json.dumps(given),
+        *options,
+        *arguments,
+        inventories=inventories(host),
+        ANSIBLE_HOST_KEY_CHECKING="False",
+        ANSIBLE_GATHER_SUBSET="!all",
+    )
+
+
+def changes(host, **options):
+    """The number of changed tasks of a run that must not fail."""
+    done = apply(host, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return int(done.stdout.rpartition("changed=")[2].split()[0])
+
+
+def kernel(host):
+    """What the kernel holds for both families."""
+    with host.sudo():
+        return host.check_output("iptables -S; ip6tables -S")
+
+
+def root(host, command):
+    with host.sudo():
+        return host.check_output(command)
+
+
+@contextmanager
+def replaced(host, program, script):
+    """A script in the place of a program, as the role finds it."""
+    path = f"/usr/local/sbin/{program}"
+    with host.sudo():
+        host.check_output("printf '#!/bin/sh\\n%%s\\n' %s > %s && chmod 755 %s", script, path, path)
+    try:
+        yield
+    finally:
+        root(host, f"rm {path}")
+
+
+def reaches(host, address, port):
+    """Whether a host reaches a port of another, or what it meets."""
+    program = (
+        "import socket,sys\n"
+        "try: socket.create_connection((sys.argv[1], int(sys.argv[2])), 2); print('open')\n"
+        "except ConnectionRefusedError: print('refused')\n"
+        "except OSError: print('dropped')"
+    )
+    return host.check_output("python3 -c %s %s %s", program, address, str(port))
+
+
+@contextmanager
+def restored(host):
+    """Whatever a test does, the scenario's own state comes back."""
+    try:
+        yield
+    finally:
+        changes(host)
+
+
+def ad_hoc(host, module, arguments, *options, timeout=60):
+    """Run one module on the host."""
+    command = ["ansible", name(host), "--become", "-m", module, "-a", arguments, *options]
+    done = subprocess.run(
+        [*command, *(f"--inventory={path}" for path in inventories(host))],
+        cwd=ROOT,
+        env=ansible_environment(ANSIBLE_HOST_KEY_CHECKING="False"),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,233 @@
+"""The firewall as those see it who knock from outside, and as the kernel holds it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+from firewall import ad_hoc, apply, changes, kernel, name, reaches, restored, root
+from probes import connects, wait_until
+
+testinfra_hosts = ["ansible://systems_under_test"]
+
+# --- what was converged
+
+
+@pytest.mark.parametrize(
+    ("port", "meets"),
+    [
+        (22, "open"),
+        (8001, "open"),
+        (8002, "open"),  # from ufw_fleet_rules
+        (8003, "refused"),
+        (8004, "open"),
+        (8006, "open"),
+        (8007, "dropped"),  # allowed from another address
+        (8008, "dropped"),  # denied before it is allowed
+        (8010, "dropped"),  # allowed from an IPv6 network
+        (8011, "dropped"),  # allowed on another interface
+        (8012, "dropped"),  # not named at all
+    ],
+)
+def test_ports_over_ipv4(address, port, meets):
+    assert connects(address, port) == meets
+
+
+@pytest.mark.parametrize(
+    ("port", "meets"),
+    [(22, "open"), (8001, "open"), (8003, "refused"), (8008, "open"), (8010, "dropped"), (8012, "dropped")],
+)
+def test_ports_over_ipv6(host, address, port, meets):
+    local = host.check_output("ip -6 -o addr show dev eth0 scope link").split()[3].partition("/")[0]
+    bridge = subprocess.run(["ip", "-j", "route", "get", address], capture_output=True, text=True, check=True)
+    assert connects(f"{local}%{json.loads(bridge.stdout)[0]['dev']}", port) == meets
+
+
+def test_everything_listens(host):
+    """Else a dropped port would prove nothing."""
+    assert {reaches(host, "127.0.0.1", port) for port in range(8000, 8020) if port not in (8003, 8005)} == {"open"}
+
+
+def test_rules_for_packets_that_leave(host, address):
+    other = "debian13" if name(host) == "debian12" else "debian12"
+    there = host.get_host(f"ansible://{other}", ansible_inventory=host.backend.ansible_inventory)
+    target = there.ansible.get_variables()["ansible_host"]
+    assert reaches(host, target, 8004) == "open"
+    assert reaches(host, target, 8005) == "refused"
+    assert connects(target, 8005) == "open"
+
+
+def test_limit(address):
+    met = [connects(address, 8009) for _ in range(8)]
+    assert met[0] == "open"
+    assert met[-1] == "refused"
+
+
+def test_ssh_is_open_where_sshd_listens_and_stands_first(host, address):
+    ports = ["22", "2222"] if name(host) == "debian12" else ["22"]
+    assert {connects(address, int(port)) for port in ports} == {"open"}
+    for prefix in ("ufw", "ufw6"):
+        rules = [line for line in kernel(host).splitlines() if line.startswith(f"-A {prefix}-user-input ")]
+        assert [rule.split("--dport ")[1] for rule in rules[: len(ports)]] == [f"{port} -j ACCEPT" for port in ports]
+
+
+def test_policies_in_the_kernel(host):
+    lines = kernel(host).splitlines()
+    for line in ("-P INPUT DROP", "-P FORWARD DROP", "-P OUTPUT ACCEPT"):
+        assert lines.count(line) == 2  # IPv4 and IPv6
+
+
+def test_rules_of_ipv6_in_the_kernel(host):
+    held = kernel(host)
+    assert "-A ufw6-user-input -s 2001:db8::/32 -p tcp -m tcp --dport 8010 -j ACCEPT" in held
+    assert "192.0.2.7" not in [line for line in held.splitlines() if line.startswith("-A ufw6-")]
+
+
+def test_service_loads_it_at_boot(host):
+    assert host.service("ufw").is_enabled
+    assert host.service("ufw").is_running
+
+
+def test_ufw_would_write_the_same_files(host):
+    """Ufw writes its files anew from what it reads in them."""
+    show = "cat /etc/ufw/user.rules /etc/ufw/user6.rules"
+    before = root(host, show)
+    root(host, "ufw logging low")
+    assert root(host, show) == before
+
+
+def test_second_run_by_another_port_changes_nothing(host):
+    if name(host) == "debian12":
+        assert changes(host, ansible_port=2222) == 0
+    else:
+        assert changes(host) == 0
+
+
+# --- what others did
+
+
+def test_stale_rules_go_and_foreign_ones_stay(host, address):
+    root(host, "ufw allow 8012/tcp && ufw allow proto udp from 203.0.113.9 to any port 53 comment 'by hand'")
+    try:
+        with restored(host):
+            fewer = {"ufw_rules": [{"port": 8001, "proto": "tcp", "comment": "for all"}], "ufw_fleet_rules": []}
+            assert changes(host, check=True, **fewer) == 1
+            assert connects(address, 8004) == "open"  # it was only asked
+            assert changes(host, **fewer) == 1
+            assert {port: connects(address, port) for port in (22, 8001, 8002, 8004, 8012)} == {
+                22: "open",
+                8001: "open",
+                8002: "dropped",
+                8004: "dropped",
+                8012: "open",
+            }
+            assert changes(host, **fewer) == 0
+        assert connects(address, 8012) == "open"
+        assert "by hand" in root(host, "ufw status")
+    finally:
+        root(host, "ufw delete allow 8012/tcp; ufw delete allow proto udp from 203.0.113.9 to any port 53")
+    assert connects(address, 8012) == "dropped"
+    assert changes(host) == 0
+
+
+def test_emergency_block_holds_when_rules_change(host, address):
+    us = [word for word in root(host, "ss -Htn state established sport = :22").split() if ":" in word][1]
+    us = us.rpartition(":")[0].strip("[]").removeprefix("::ffff:")
+    assert connects(address, 8001) == "open"
+    root(host, f"ufw prepend deny from {us}")
+    try:
+        more = [{"port": 8001, "proto": "tcp"}, {"port": 8013, "proto": "tcp"}]
+        with restored(host):
+            assert changes(host, ufw_rules=more) == 1
+            assert {port: connects(address, port) for port in (22, 8001, 8013)} == {
+                22: "open",  # or we could not lift it
+                8001: "dropped",
+                8013: "dropped",
+            }
+    finally:
+        root(host, f"ufw delete deny from {us}")
+    assert connects(address, 8001) == "open"
+
+
+# --- other settings
+
+
+def test_other_settings(host, address):
+    other = {
+        "ufw_default_incoming": "reject",
+        "ufw_default_outgoing": "reject",
+        "ufw_default_routed": "allow",
+        "ufw_logging": "medium",
+        "ufw_ipv6": False,
+        "ufw_ssh_rule": "limit",
+        "ufw_rules": [{"port": 8001, "proto": "tcp"}],
+        "ufw_fleet_rules": [],
+    }
+    with restored(host):
+        assert changes(host, **other) == 1
+        assert connects(address, 8001) == "open"
+        assert connects(address, 8004) == "refused"
+        held = kernel(host)
+        assert "-P OUTPUT DROP" in held
+        assert "-P FORWARD ACCEPT" in held
+        assert "ufw6-user-input" not in root(host, "ip6tables -S INPUT")
+        assert "-P INPUT DROP" in root(host, "ip6tables -S INPUT")
+        assert "[UFW AUDIT] " in held
+        assert "-A ufw-user-input -p tcp -m tcp --dport 22 -j ufw-user-limit-accept" in held
+        assert changes(host, **other) == 0
+
+
+def test_ssh_from_some_networks_only(host, address):
+    with restored(host):
+        assert changes(host, ufw_ssh_from=["10.0.0.0/8", "2001:db8::/32"]) == 1
+        held = kernel(host)
+        assert "-A ufw-user-input -s 10.0.0.0/8 -p tcp -m tcp --dport 22 -j ACCEPT" in held
+        assert "-A ufw-user-input -p tcp -m tcp --dport 22 -j ACCEPT" not in held
+        assert "-A ufw6-user-input -s 2001:db8::/32 -p tcp -m tcp --dport 22 -j ACCEPT" in held
+        assert connects(address, 22) == "open"
+
+
+# --- wrong input
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"ufw_rules": [{"port": 80, "proto": "tcp"}, {"port": "8000:8010"}]},
+            "rules[1] {port: 8000:8010}: proto: a range of ports (8000:8010) needs a protocol",
+        ),
+        (
+            {"ufw_fleet_rules": [{"port": 80, "from": "lb1.example.com"}]},
+            "{port: 80, from: lb1.example.com}: from: 'lb1.example.com' is no address",
+        ),
+        ({"ufw_rules": [{"prot": "tcp", "port": 80}]}, "prot"),
+        ({"ufw_rules": [{"port": 80, "action": "alow"}]}, "alow"),
+        ({"ufw_ssh_from": ["192.0.2.0/24"]}, "which is not in ['192.0.2.0/24']; add its network"),
+        ({"ufw_ssh_from": []}, "ssh_from: the list is empty"),
+        (
+            {"ufw_ipv6": False},
+            "{port: 8010, proto: tcp, from: 2001:db8::/32}: from: 2001:db8::/32 is IPv6, which is switched off",
+        ),
+    ],
+)
+def test_wrong_input_changes_nothing(host, variables, message):
+    before = kernel(host)
+    done = apply(host, **variables)
+    assert done.returncode != 0
+    assert message in " ".join(done.stdout.replace("\\n", "\n").split())
+    assert kernel(host) == before
+
+
+# --- last, for it takes the longest
+
+
+def test_reboot_keeps_everything(host, address):
+    healthy = kernel(host)
+    arguments = {"boot_time_command": "cut -d' ' -f22 /proc/1/stat", "reboot_timeout": 120}
+    ad_hoc(host, "ansible.builtin.reboot", json.dumps(arguments), timeout=180)
+    wait_until(lambda: connects(address, 8001) == "open", 30, "the listener")
+    assert [connects(address, port) for port in (22, 8008, 8012)] == ["open", "dropped", "dropped"]
+    assert kernel(host) == healthy
+    assert changes(host) == 0
