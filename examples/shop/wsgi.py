@@ -1,4 +1,4 @@
-"""What gunicorn is given: `wsgi:app`."""
+"""What the server is told to serve: `wsgi:app`."""
 
 from shop import create_app
 
