@@ -1,4 +1,4 @@
-"""What the server is told to serve: `wsgi:app`."""
+"""What gunicorn is given: `wsgi:app`."""
 
 from shop import create_app
 

@@ -1,4 +1,4 @@
-"""One view for each thing that a fleet must get right."""
+"""The pages. Those beside `/` are there to look at the fleet from outside, and for its tests."""
 
 from __future__ import annotations
 
@@ -6,87 +6,106 @@ import hashlib
 import os
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, Response, abort, render_template, request
+from flask import Blueprint, Response, abort, current_app, jsonify, render_template, request
 
-views = Blueprint("views", __name__)
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-MAX_PAUSE = 60  # seconds
-CHUNK = 1 << 16  # bytes
+CHUNK = 64 * 1024  # bytes
+FORWARDED = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Real-IP", "Forwarded")
 
-
-def release() -> str:
-    """The release that this process runs from: releases/ID/src."""
-    return Path(__file__).resolve().parents[2].name
-
-
-@views.get("/")
-def home() -> str:
-    """A page for people."""
-    return render_template("home.html", hostname=socket.gethostname(), release=release())
+pages = Blueprint("pages", __name__)
 
 
-@views.get("/healthz")
-def health() -> dict[str, str]:
-    """Whether this process can serve."""
-    return {"status": "ok"}
+def release_of(path: Path) -> str:
+    """The release that a file belongs to: ID in .../releases/ID/..."""
+    parts = path.parts
+    return parts[parts.index("releases") + 1] if "releases" in parts[:-1] else "development"
 
 
-@views.get("/whoami")
-def whoami() -> dict[str, object]:
-    """What the application knows of its client and of itself."""
+# asked once: `current` may lead elsewhere while this process still runs the old code
+RELEASE = release_of(Path(__file__).resolve())
+
+
+def number(name: str, default: float, most: float) -> float:
+    """A number from the query, between 0 and `most`."""
+    try:
+        value = float(request.args.get(name, default))
+    except ValueError:
+        value = -1
+    if not 0 <= value <= most:
+        abort(400, f"{name} must be a number from 0 to {most:g}")
+    return value
+
+
+def client() -> dict[str, Any]:
+    """Who asked, and who answers."""
     return {
         "remote_addr": request.remote_addr,
         "scheme": request.scheme,
         "host": request.host,
+        "forwarded": {name: request.headers[name] for name in FORWARDED if name in request.headers},
         "hostname": socket.gethostname(),
         "pid": os.getpid(),
-        "release": release(),
+        "release": RELEASE,
     }
 
 
-@views.get("/config")
-def config() -> dict[str, bool]:
-    """Whether the secret arrived; never which."""
-    return {"SECRET_KEY": bool(os.environ.get("SECRET_KEY"))}
+@pages.get("/")
+def index() -> str:
+    """The page for people."""
+    return render_template("index.html", **client())
 
 
-def pause(default: float) -> float:
-    """The seconds that the client asks for, within bounds."""
-    seconds = request.args.get("seconds", default, type=float)
-    if not 0 <= seconds <= MAX_PAUSE:
-        abort(400, f"seconds must be from 0 to {MAX_PAUSE}")
-    return seconds
+@pages.get("/healthz")
+def healthz() -> Response:
+    """Whether this process can answer."""
+    return jsonify(status="ok")
 
 
-@views.get("/sleep")
-def sleep() -> dict[str, float]:
-    """A slow view: `?seconds=4`."""
-    seconds = pause(1)
+@pages.get("/whoami")
+def whoami() -> Response:
+    """The same as the page, for programs."""
+    return jsonify(client())
+
+
+@pages.get("/config")
+def config() -> Response:
+    """Whether the secret has arrived; never the secret."""
+    return jsonify(secret_key=bool(current_app.config["SECRET_KEY"]))
+
+
+@pages.get("/sleep")
+def sleep() -> Response:
+    """A slow page."""
+    seconds = number("seconds", 1, 60)
     time.sleep(seconds)
-    return {"slept": seconds}
+    return jsonify(slept=seconds)
 
 
-@views.post("/upload")
-def upload() -> dict[str, object]:
-    """Read the body piece by piece; answer its size in bytes and its hash."""
+@pages.post("/upload")
+def upload() -> Response:
+    """Size and hash of the body, of which no more than one chunk is in memory at a time."""
     size, digest = 0, hashlib.sha256()
     while chunk := request.stream.read(CHUNK):
         size += len(chunk)
         digest.update(chunk)
-    return {"size": size, "sha256": digest.hexdigest()}
+    return jsonify(size=size, sha256=digest.hexdigest())
 
 
-@views.get("/stream")
+@pages.get("/stream")
 def stream() -> Response:
-    """Five lines with pauses between them: `?seconds=0.2`."""
-    seconds = pause(0.2)
+    """Lines that come one by one."""
+    count, pause = int(number("count", 5, 100)), number("pause", 0.5, 10)
 
     def lines() -> Iterator[str]:
-        for number in range(5):
-            yield f"line {number}\n"
-            time.sleep(seconds)
+        for line in range(count):
+            if line:
+                time.sleep(pause)
+            yield f"{line}\n"
 
+    # nginx would otherwise collect the lines
     return Response(lines(), mimetype="text/plain", headers={"X-Accel-Buffering": "no"})
