@@ -1,0 +1,413 @@
+"""Releases as the system shows them. The order counts: what changes something comes after what only looks."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from probes import ROOT, ansible_environment, run_playbook, wait_until
+
+testinfra_hosts = ["ansible://systems_under_test"]
+
+SCENARIO = ROOT / "molecule" / "app"
+APPS = ["shop", "tagged", "pinned", "packed", "fetched", "copied", "packaged"]
+SECRETS = re.compile(r"Hard-to-guess-\d+|BEGIN OPENSSH PRIVATE KEY")
+
+
+def inventories(host):
+    return [
+        Path(host.backend.ansible_inventory).parent,
+        ROOT / "molecule" / "shared" / "inventory",
+        SCENARIO / "inventory",
+    ]
+
+
+def records():
+    return yaml.safe_load((SCENARIO / "inventory/hosts.yml").read_text())["systems_under_test"]["vars"]["app_apps"]
+
+
+def apply(host, *arguments, apps=None, keep=(), **variables):
+    """Run the roles on this host. `apps` lays other values over the inventory's records; None takes one away."""
+    changes = apps or {}
+    wanted = [
+        record | (changes.get(record["name"]) or {})
+        for record in records()
+        if changes.get(record["name"], {}) is not None
+    ]
+    wanted += [{"name": name, **record} for name, record in changes.items() if record and name not in APPS]
+    done = run_playbook(
+        "molecule/app/converge.yml",
+        "--limit",
+        host.backend.get_hostname(),
+        "--diff",
+        "-e",
+        json.dumps({"app_apps": wanted, **variables}),
+        *arguments,
+        inventories=inventories(host),
+        ANSIBLE_SSH_COMMON_ARGS="-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
+    )
+    assert not SECRETS.search(done.stdout + done.stderr)
+    return done
+
+
+def changed(done):
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    return int(re.search(r"changed=(\d+)", done.stdout)[1])
+
+
+def said(done):
+    """What a run that failed told, without the line breaks of the terminal."""
+    assert done.returncode != 0, done.stdout[-3000:]
+    return re.sub(r"\s+", " ", done.stdout + done.stderr)
+
+
+def live(host, app):
+    return Path(host.check_output(f"readlink -f /srv/{app}/current")).name
+
+
+def releases(host, app):
+    return set(host.check_output(f"ls -A /srv/{app}/releases").split())
+
+
+def python(host, app, code):
+    return host.check_output(f"/etc/wsgi-fleet/{app}/run python -c %s", code)
+
+
+def as_user(host, user, command):
+    return host.run("setpriv --reuid=%s --regid=%s --init-groups sh -c %s", user, user, command)
+
+
+# --- what was converged
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_release_is_complete_and_live(host, app):
+    marker = json.loads(host.file(f"/srv/{app}/current/release.json").content_string)
+    assert marker["id"] == live(host, app)
+    assert host.check_output(f"readlink /srv/{app}/current") == host.check_output(f"readlink /srv/{app}/next")
+    assert any(line.startswith("itsdangerous==2.") for line in marker["installed"]) == (app not in ("none",))
+
+
+@pytest.mark.parametrize(
+    ("app", "code", "answer"),
+    [
+        ("shop", "import wsgi, gunicorn; print(wsgi.VERSION, gunicorn.__version__)", "3 27.0.1"),
+        ("tagged", "import wsgi; print(wsgi.VERSION)", "1"),
+        ("pinned", "import wsgi; print(wsgi.VERSION)", "2"),
+        (
+            "packed",
+            "import wsgi, os; print(wsgi.itsdangerous.__name__, os.path.basename(os.getcwd()))",
+            "itsdangerous backend",
+        ),
+        ("fetched", "import itsdangerous, witness; print('ok')", "ok"),
+        ("copied", "import wsgi, importlib.metadata as m; print(m.version('itsdangerous')[:3])", "2.1"),
+        ("packaged", "import itsdangerous; print('ok')", "ok"),
+    ],
+)
+def test_code_and_packages_are_those_of_the_record(host, app, code, answer):
+    assert python(host, app, code) == answer
+
+
+def test_wanted_interpreter_is_used(host):
+    wanted = {"debian12": "3.11", "debian13": "3.13"}[host.backend.get_hostname()]
+    for app in ("tagged", "shop"):
+        assert python(host, app, "import sys; print('%d.%d' % sys.version_info[:2])") == wanted
+
+
+def test_locked_project_gets_no_development_packages(host):
+    assert "No module" in host.run("/etc/wsgi-fleet/copied/run python -c 'import iniconfig'").stderr
+
+
+def test_caches_and_excluded_files_stay_behind(host):
+    assert (
+        host.check_output("find /srv/copied/current/src -name 'left-behind*' -o -name node_modules -o -name .venv")
+        == ""
+    )
+
+
+def test_executable_files_stay_executable(host):
+    assert host.check_output("/etc/wsgi-fleet/shop/run ./tool") == "tool"
+
+
+def test_environment_arrives_unharmed(host):
+    out = python(host, "shop", "import json, os; print(json.dumps(dict(os.environ)))")
+    seen = json.loads(out)
+    assert seen["GREETING"] == 'it\'s "50%" $HOME `id` \\n'
+    assert seen["WORKERS"] == "3"
+    assert seen["SECRET_KEY"] == "Hard-to-guess-4714 'quoted'"
+    assert seen["HOME"] == "/srv/shop/shared"
+
+
+def test_commands_run_as_the_application(host):
+    assert python(
+        host, "shop", "import getpass, os; print(getpass.getuser(), os.getgid() == os.stat('/srv/shop/shared').st_gid)"
+    ) == ("shop True")
+
+
+def test_run_says_what_it_needs(host):
+    assert host.run("/etc/wsgi-fleet/shop/run").rc == 64
+
+
+# --- who may do what
+
+
+def test_builds_see_nothing_of_applications(host):
+    assert (
+        python(host, "fetched", "import witness; print(witness.USER, witness.READ, witness.SECRETS)")
+        == "wsgi-build [] []"
+    )
+
+
+@pytest.mark.parametrize("place", ["current/src", "current/venv/lib", "current", "releases", "."])
+def test_application_cannot_write_its_code(host, place):
+    assert as_user(host, "shop", f"touch /srv/shop/{place}/x").rc != 0
+    assert host.check_output("find -P /srv/shop/releases -user shop -o ! -type l -perm /022 -o -perm /6000") == ""
+
+
+def test_application_can_write_what_it_shares(host):
+    assert (
+        as_user(
+            host, "shop", "touch /srv/shop/shared/x && rm /srv/shop/shared/x && touch /var/log/wsgi-fleet/shop/x"
+        ).rc
+        == 0
+    )
+    host.check_output("rm /var/log/wsgi-fleet/shop/x")
+
+
+def test_code_is_compiled_since_the_application_cannot(host):
+    for place in ("src", "venv/lib/python3*/site-packages/gunicorn"):
+        assert host.run(f"ls /srv/shop/current/{place}/__pycache__/*.pyc").rc == 0
+
+
+@pytest.mark.parametrize("user", ["tagged", "nobody", "foreign"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/wsgi-fleet/shop/env",
+        "/srv/shop/current/src/wsgi.py",
+        "/srv/shop/shared",
+        "/srv/shop",
+        "/var/log/wsgi-fleet/shop",
+    ],
+)
+def test_others_cannot_read(host, user, path):
+    group = "nogroup" if user == "nobody" else user
+    assert host.run("setpriv --reuid=%s --regid=%s --clear-groups test -r %s", user, group, path).rc == 1
+
+
+def test_secrets_lie_nowhere_else(host):
+    found = host.run(
+        "grep -rlE 'Hard-to-guess|OPENSSH PRIVATE' /srv /var/cache/wsgi-fleet /var/lib/wsgi-fleet /dev/shm /var/log /run/log"
+    )
+    assert found.stdout == ""
+    assert host.check_output("journalctl --no-pager | grep -c Hard-to-guess || true") == "0"
+
+
+def test_cache_is_the_builders_own(host):
+    assert host.file("/var/cache/wsgi-fleet").mode == 0o700
+    assert host.user("wsgi-build").shell == "/usr/sbin/nologin"
+
+
+# --- more runs
+
+
+def test_second_run_changes_nothing_and_asks_little(host):
+    done = apply(host)
+    assert changed(done) == 0
+    assert int(re.search(r"ok=(\d+)", done.stdout)[1]) <= 12  # with facts, specifications and what costs no round trip
+
+
+def test_check_mode_tells_of_a_new_commit_and_does_nothing(host):
+    commit(host, 4)
+    before = host.check_output("find /srv /etc/wsgi-fleet /var/lib/wsgi-fleet | sort | sha256sum")
+    done = apply(host, "--check", "-v")
+    assert changed(done) == 2  # built and switched
+    assert re.search(r"shop: build release [0-9a-f]{12} from git main", done.stdout)
+    assert re.search(r"shop: current: [0-9a-f]{12} -> [0-9a-f]{12}", done.stdout)
+    assert host.check_output("find /srv /etc/wsgi-fleet /var/lib/wsgi-fleet | sort | sha256sum") == before
+
+
+def commit(host, version):
+    host.check_output(
+        "su -s /bin/sh git -c 'set -e; cd /home/git; rm -rf work; git clone -q shop.git work; cd work; "
+        f"echo VERSION = {version} > wsgi.py; git -c user.name=t -c user.email=t@example.com commit -qam v{version}; git push -q'"
+    )
+
+
+def test_new_commit_is_a_new_release_and_the_old_one_stays(host):
+    old = live(host, "shop")
+    assert changed(apply(host, "-vvv")) == 2
+    assert python(host, "shop", "import wsgi; print(wsgi.VERSION)") == "4"
+    assert releases(host, "shop") == {old, live(host, "shop")}
+
+
+def test_return_to_an_old_commit_builds_nothing(host):
+    before = releases(host, "shop")
+    source = {"git": "ssh://git@127.0.0.1/home/git/shop.git", "version": "light"}
+    key = records()[0]["source"] | source
+    done = apply(host, apps={"shop": {"source": key}})
+    assert changed(done) == 2
+    assert "build release" not in done.stdout
+    assert python(host, "shop", "import wsgi; print(wsgi.VERSION)") == "3"
+    assert changed(apply(host)) == 2
+    assert releases(host, "shop") == before
+
+
+def test_other_environment_changes_the_file_alone(host):
+    before = releases(host, "tagged")
+    done = apply(host, apps={"tagged": {"env": {"COLOUR": "red"}, "secrets": {"SECRET_KEY": "Hard-to-guess-4717"}}})
+    assert changed(done) == 1
+    assert releases(host, "tagged") == before
+    assert python(host, "tagged", "import os; print(os.environ['COLOUR'], os.environ['SECRET_KEY'][-4:])") == "red 4717"
+    assert changed(apply(host)) == 1
+
+
+def test_only_so_many_releases_are_kept(host):
+    first = live(host, "tagged")
+    for tag in ("v2", "v3"):
+        apply(host, apps={"tagged": {"source": {"git": "/home/git/shop.git", "version": tag}}})
+    assert python(host, "tagged", "import wsgi; print(wsgi.VERSION)") == "3"
+    assert len(releases(host, "tagged")) == 2
+    assert first not in releases(host, "tagged")
+    assert changed(apply(host)) == 3  # built again, switched, pruned
+
+
+def test_failures_are_told_together_and_the_healthy_are_built(host):
+    bad = "0" * 64
+    sources = ROOT / ".cache/app"
+    wrong_hash = sources / "wrong"
+    wrong_hash.mkdir(exist_ok=True)
+    (wrong_hash / "requirements.txt").write_text(f"itsdangerous==2.2.0 --hash=sha256:{bad}\n")
+    fetched = next(record for record in records() if record["name"] == "fetched")["source"]
+    shop = next(record for record in records() if record["name"] == "shop")["source"]
+    done = apply(
+        host,
+        "-vvv",
+        apps={
+            "fetched": {"source": fetched | {"checksum": f"sha256:{bad}"}},
+            "pinned": {
+                "source": {"git": "http://reader:Hard-to-guess-0000@127.0.0.1:8000/shop.git", "version": "main"}
+            },
+            "copied": {"packages": ["itsdangerous==2.2.0"]},
+            "tagged": {"source": {"git": "/home/git/shop.git", "version": "v9"}},
+            "shop": {"source": shop | {"ssh_known_hosts": "127.0.0.1 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGdh"}},
+            "forged": {"source": {"path": str(wrong_hash)}},
+            "foreign": {"source": {"package": "itsdangerous", "version": "2.2.0"}},
+            "short": {"source": {"git": "/home/git/shop.git", "version": "0123abc"}},
+            "healthy": {"source": {"package": "itsdangerous", "version": "2.1.2"}},
+        },
+    )
+    text = said(done)
+    assert "3 of 11 applications failed" not in text
+    assert (
+        f"its checksum is sha256:{host.check_output('sha256sum /home/git/built.zip').split()[0]}, not sha256:{bad}"
+        in text
+    )
+    assert "pinned: resolve: git ls-remote ended with status 128" in text
+    assert "copied: install: uv pip install ended with status 1" in text
+    assert "contradict each other" in text
+    assert "tagged: resolve: the repository has no branch or tag 'v9'" in text
+    assert "shop: resolve:" in text
+    assert "Host key verification failed" in text
+    assert "forged: install:" in text
+    assert "ash mismatch" in text
+    assert "foreign: prepare: the host has a user 'foreign'" in text
+    assert "looks like a shortened commit" in text
+    assert "healthy:" not in text.partition("failures:")[0].partition("of 11 applications failed")[2]
+    assert host.file("/srv/healthy/next/release.json").is_file
+    assert releases(host, "forged") == set()
+    # what was live stays so
+    assert python(host, "shop", "import wsgi; print(wsgi.VERSION)") == "4"
+    assert python(host, "fetched", "import witness; print('ok')") == "ok"
+
+
+def test_what_is_gone_from_the_list_is_removed(host):
+    host.check_output("touch /srv/packaged/shared/upload /var/log/wsgi-fleet/pinned/access.log")
+    host.check_output("chown pinned /var/log/wsgi-fleet/pinned/access.log")
+    assert host.user("healthy").exists  # of the test before
+    done = apply(host, apps={"packaged": None, "pinned": None})
+    assert changed(done) >= 2
+    for app in ("healthy", "forged", "short", "pinned"):
+        assert not host.user(app).exists, app
+        assert not host.group(app).exists, app
+        assert not host.file(f"/srv/{app}").exists, app
+        assert not host.file(f"/etc/wsgi-fleet/{app}").exists, app
+    # data stay with their owner, logs with root
+    assert host.check_output("ls -A /srv/packaged /srv/packaged/shared").split() == [
+        "/srv/packaged:",
+        "shared",
+        "/srv/packaged/shared:",
+        "upload",
+    ]
+    assert host.user("packaged").exists
+    assert host.file("/var/log/wsgi-fleet/pinned/access.log").user == "root"
+    assert host.file("/srv/foreign").user == "foreign"
+    assert changed(apply(host, apps={"packaged": None, "pinned": None})) == 0
+    assert changed(apply(host)) >= 2
+    assert host.file("/srv/packaged/shared/upload").exists
+
+
+def test_killed_build_is_mended(host):
+    slow = ROOT / ".cache/app/slow"
+    slow.mkdir(exist_ok=True)
+    (slow / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+    )
+    (slow / "setup.py").write_text(
+        "import os, time\nfrom setuptools import setup\n"
+        "if not os.path.exists('/tmp/go'):\n    time.sleep(300)\nsetup(name='slow', py_modules=[])\n"
+    )
+    command = ["ansible-playbook", "molecule/app/converge.yml", "--limit", host.backend.get_hostname()]
+    command += [f"--inventory={path}" for path in inventories(host)]
+    command += ["-e", json.dumps({"app_apps": [{"name": "slow", "source": {"path": str(slow)}}]})]
+    environment = ansible_environment(
+        ANSIBLE_SSH_COMMON_ARGS="-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
+    )
+    run = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        pattern = "pgrep -u wsgi-build -f 'setup.py|setuptools|build_meta'"
+        wait_until(lambda: host.run(pattern).rc == 0, 90, "the build to hang")
+        # the module dies, what it started lives on
+        host.check_output(
+            "kill -9 $(pgrep -f -o 'AnsiballZ_release|_ansiballz|ansible.*release' -u root | head -1); sleep 1; true"
+        )
+    finally:
+        run.kill()
+        run.wait()
+    host.check_output("pkill -9 -u root -f '[A]nsiballZ_release' || true")
+    assert len(releases(host, "slow")) == 1
+    assert not host.file("/srv/slow/next").exists
+    host.check_output("touch /tmp/go")
+    assert changed(apply(host, apps={"slow": {"source": {"path": str(slow)}}})) >= 1
+    assert host.file("/srv/slow/current/release.json").is_file
+    assert host.run("pgrep -u wsgi-build").rc == 1
+    host.check_output("rm /tmp/go")
+    assert changed(apply(host)) >= 1
+    assert not host.user("slow").exists
+
+
+def test_records_are_refused_before_anything_happens(host):
+    before = host.check_output("find /srv /etc/wsgi-fleet /var/lib/wsgi-fleet | sort | sha256sum")
+    text = said(
+        apply(
+            host,
+            apps={
+                "shop": {"source": {"git": "/x", "vresion": "main"}},
+                "tagged": {"source": {"archive": "http://127.0.0.1:8000/built.zip"}},
+                "pinned": {"env": {"NOT-A-NAME": "x"}, "keep_releases": 1},
+            },
+        )
+    )
+    assert "vresion" in text
+    assert host.check_output("find /srv /etc/wsgi-fleet /var/lib/wsgi-fleet | sort | sha256sum") == before
+
+
+def test_no_change_is_quick(host):
+    started = time.monotonic()
+    assert changed(apply(host)) == 0
+    assert time.monotonic() - started < 60

@@ -1,0 +1,524 @@
+#!/usr/bin/python
+# Copyright: The wsgi.fleet maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Build, switch and prune the releases of all applications of a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: release
+short_description: Build, switch and prune the releases of Python applications
+version_added: 0.1.0
+description:
+  - Makes each application's system user and directories, and builds its release, source and virtual environment, into
+    a directory of its own, C(ROOT/APP/releases/ID). The id is a hash of everything that decides what is in it (content
+    of the source, interpreter, requirements). Equal inputs build nothing, and an old release is there to go back to.
+  - Takes all applications of a host at once. When nothing is to do, that is one round trip.
+  - A release counts once its C(release.json) is there, which is written last. What was interrupted is built again.
+  - Packages may run any code while they are built, so fetching and building happen as the user C(wsgi-build), which can
+    read no application's secrets. The result belongs to root; the application can read it and not write it.
+  - One application's failure does not keep the others from being built; all failures are reported together at the end.
+options:
+  state:
+    description:
+      - V(built) makes users and directories, builds what is missing, and points C(ROOT/APP/next) to it.
+      - V(switched) points C(ROOT/APP/current) to what C(next) points to, by one atomic rename.
+      - V(pruned) removes all but the last O(apps[].keep_releases) complete releases, never the live one and the next,
+        and whatever was made for applications that are no longer in O(apps).
+    type: str
+    choices: [built, switched, pruned]
+    default: built
+  apps:
+    description: The applications. What else such a record holds (C(env), C(secrets)) does not leave the controller.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: Name of the application, of its system user and of its directories.
+        type: str
+        required: true
+      source:
+        description: Where the code comes from; exactly one of V(git), V(archive), V(path) and V(package).
+        type: dict
+        suboptions:
+          git:
+            description: Address of a repository. Credentials in an https address are taken out of it before use.
+            type: str
+          archive:
+            description:
+              - A tar (plain, gz, bz2, xz) or zip file on the controller, or the http(s) address of one.
+              - When all of it lies in one directory, that directory is the source.
+            type: str
+          path:
+            description:
+              - A directory on the controller, copied without version control data, virtual environments and caches.
+              - C(.gitignore) is not looked at, since what is built and ignored there is often what must be deployed.
+            type: path
+          package:
+            description: Name of a package in the index.
+            type: str
+          version:
+            description: Branch, tag or full commit of O(apps[].source.git); exact version of O(apps[].source.package).
+            type: str
+          checksum:
+            description: C(sha256:) and 64 hexadecimal digits. Required when O(apps[].source.archive) is an address.
+            type: str
+          subdirectory:
+            description: Where in the source the application lies; it is started there.
+            type: str
+          exclude:
+            description: More patterns of what stays behind when O(apps[].source.path) is copied.
+            type: list
+            elements: str
+          ssh_key:
+            description: Private key that may read O(apps[].source.git).
+            type: str
+          ssh_known_hosts:
+            description: Lines for C(known_hosts). Without them the host's own C(/etc/ssh/ssh_known_hosts) counts.
+            type: str
+          username:
+            description: User for an http(s) address.
+            type: str
+          password:
+            description: Password or token for an http(s) address.
+            type: str
+          digest:
+            description: Set by the action plugin.
+            type: str
+      python:
+        description: Version of the interpreter, such as V("3.11"). Without it, the distribution's C(python3).
+        type: str
+      requirements:
+        description:
+          - Requirement files, relative to the source. Without any, the first of these that is there decides -
+            C(uv.lock), C(requirements.txt), C(pyproject.toml), C(setup.py).
+        type: list
+        elements: str
+      packages:
+        description: Requirements to install as well, such as the server.
+        type: list
+        elements: str
+      keep_releases:
+        description: How many complete releases to keep.
+        type: int
+        default: 5
+  root:
+    description: Directory of the applications.
+    type: path
+    default: /srv
+  log_dir:
+    description: Directory of their logs.
+    type: path
+    default: /var/log/wsgi-fleet
+  cache_dir:
+    description: Directory of C(wsgi-build), for the cache of packages and of repositories.
+    type: path
+    default: /var/cache/wsgi-fleet
+  state_dir:
+    description: Where the list of what was made is kept.
+    type: path
+    default: /var/lib/wsgi-fleet
+  uv:
+    description: The uv program on the host.
+    type: path
+    default: /opt/wsgi-fleet/uv/bin/uv
+  environment:
+    description:
+      - A dictionary of environment variables for fetching and building (indexes, proxies). Values may be secret.
+      - Certificates are looked up in the host's own store unless C(UV_SYSTEM_CERTS) says otherwise here.
+    type: json
+    default: "{}"
+  timeout:
+    description: Seconds that one step of a build may take.
+    type: int
+    default: 1800
+  next:
+    description: For V(state=switched) in check mode - the RV(apps) that V(state=built) returned.
+    type: dict
+    default: {}
+  uploads:
+    description: Set by the action plugin.
+    type: dict
+    default: {}
+attributes:
+  check_mode:
+    description: Reports what would be made and built. An id is unknown while the host has no git to ask with.
+    support: full
+  diff_mode:
+    description: One line for every step.
+    support: full
+author:
+  - The wsgi.fleet maintainers
+"""
+
+EXAMPLES = r"""
+- name: Build the releases of two applications
+  wsgi.fleet.release:
+    apps:
+      - name: shop
+        source: {git: "https://git.example.com/shop.git", version: v1.4.2}
+        packages: [gunicorn==27.0.1]
+      - name: status
+        source: {path: files/status}
+        python: "3.11"
+
+- name: Make them live
+  wsgi.fleet.release:
+    state: switched
+    apps: "{{ apps }}"
+"""
+
+RETURN = r"""
+apps:
+  description: What each application has now, by name.
+  returned: when O(state) is V(built) or V(switched)
+  type: dict
+  sample:
+    shop: {id: 3f2a9c0d1e4b, previous: 9b1c5a7d2f60, source: git v1.4.2 (0123456789ab), built: true}
+actions:
+  description: What was done, one line each.
+  returned: always
+  type: list
+  elements: str
+  sample: ["shop: build release 3f2a9c0d1e4b from git v1.4.2 (0123456789ab)"]
+failures:
+  description: What went wrong, by application.
+  returned: on failure
+  type: list
+  elements: dict
+  sample: [{app: shop, step: install, problem: No solution found, fix: align the versions}]
+wanted:
+  description: Applications whose source the controller must bring. For the action plugin.
+  returned: when O(state) is V(built)
+  type: list
+  elements: str
+"""
+
+import concurrent.futures
+import contextlib
+import grp
+import os
+import pwd
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Callable
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.build import Builder, Job, git_environment
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import (
+    ReleaseError,
+    failure_message,
+    suggest_fix,
+)
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.host import (
+    OUR_NAMES,
+    SYSTEM_PATH,
+    UNKNOWN,
+    Host,
+    find_interpreter,
+    group_id,
+    is_complete,
+    processes_of,
+    read_marker,
+    remove_release,
+)
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.identity import (
+    interpreter_tag,
+    is_commit,
+    obsolete,
+    release_inputs,
+    resolve_ref,
+    source_identity,
+    wanted_refs,
+)
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.records import App, parse_app
+
+# -- the three states ------------------------------------------------------------------------------------------
+
+
+def identify(host: Host, job: Job) -> None:
+    """Work out the job's id. In check mode it may stay unknown."""
+    app = job.app
+    job.interpreter = find_interpreter(app.python)
+    job.tag = f"cpython-{app.python.replace('.', '')}" if app.python else interpreter_tag(job.interpreter)
+    if not job.interpreter and not host.check:
+        raise ReleaseError(
+            "venv",
+            f"the host has no interpreter python{app.python or '3'}",
+            "install it (role python, python_versions), or give the application another `python`",
+        )
+    if not job.tag:
+        raise ReleaseError(
+            "venv", f"the version of {job.interpreter or 'python3'} is not clear", "give the application a `python`"
+        )
+    if app.source.kind == "git":
+        job.commit = resolve_commit(host, app)
+        if not job.commit:
+            return
+    job.identity = source_identity(app.source, job.commit)
+    job.inputs = release_inputs(app, job.identity, job.tag)
+
+
+def resolve_commit(host: Host, app: App) -> str:
+    """The commit that a branch or a tag names now."""
+    source = app.source
+    if is_commit(source.version):
+        return source.version
+    if host.check and (host.builder.uid < 0 or not shutil.which("git", path=SYSTEM_PATH)):
+        return ""  # a bare host: nothing to ask with
+    with git_environment(host, app) as environment:
+        listing = host.command(
+            ["git", "ls-remote", source.location, *wanted_refs(source.version)],
+            "resolve",
+            environment=environment,
+            secrets=source.secrets,
+            unprivileged=True,
+            timeout=min(host.timeout, 120),
+        )
+    return resolve_ref(listing, source.version)
+
+
+def attempt(job: Job, function: Callable[..., None], *arguments: object) -> None:
+    """One application's failure is its own."""
+    if job.failure:
+        return
+    try:
+        function(*arguments)
+    except ReleaseError as error:
+        job.failure = error
+    except OSError as error:
+        job.failure = ReleaseError("build", f"{error.strerror or error}: {error.filename}", suggest_fix(str(error)))
+
+
+def built(host: Host, jobs: list[Job]) -> dict[str, Any]:
+    """Users, directories, releases and `next`."""
+    host.prepare_builder()
+    for job in jobs:
+        attempt(job, host.prepare, job.app)
+    # Servers answer slowly: ask for all at once.
+    with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
+        list(pool.map(lambda job: attempt(job, identify, host, job), jobs))
+    wanted: list[str] = []
+    apps: dict[str, Any] = {}
+    tidy = False
+    for job in jobs:
+        if job.failure:
+            continue
+        name = job.app.name
+        previous = host.linked(name, "next")
+        exists = bool(job.id) and is_complete(host.root / name / "releases" / job.id)
+        if not exists and not job.app.source.remote and name not in host.uploads and not host.check:
+            wanted.append(name)
+            continue
+        label = job.id or f"({UNKNOWN} id)"
+        if not exists and host.act(f"{name}: build release {label} from {job.description}"):
+            if not tidy:
+                host.stop_builder()
+                tidy = True
+            attempt(job, Builder(host, job).build)
+        if job.failure:
+            continue
+        if (previous != job.id or not job.id) and host.act(f"{name}: next: {previous or 'none'} -> {label}"):
+            host.set_link(name, "next", job.id)
+        apps[name] = {"id": job.id or None, "previous": previous, "source": job.description, "built": not exists}
+    return {"apps": apps, "wanted": wanted}
+
+
+def switched(host: Host, jobs: list[Job], expected: Mapping[str, Any]) -> dict[str, Any]:
+    """Make `current` what `next` is."""
+    apps: dict[str, Any] = {}
+
+    def switch(job: Job) -> None:
+        name = job.app.name
+        previous = host.linked(name, "current")
+        would = expected.get(name) if host.check else None
+        release = (would["id"] or UNKNOWN) if would else host.linked(name, "next")
+        if not release and not host.check:
+            raise ReleaseError(
+                "switch", f"{host.root}/{name}/next names no complete release", "build one first (role app, main)"
+            )
+        release = release or UNKNOWN
+        if release != previous and host.act(f"{name}: current: {previous or 'none'} -> {release}"):
+            host.set_link(name, "current", release)
+        apps[name] = {"id": release, "previous": previous}
+
+    for job in jobs:
+        attempt(job, switch, job)
+    return {"apps": apps}
+
+
+def pruned(host: Host, jobs: list[Job]) -> dict[str, Any]:
+    """Remove what is not needed any more."""
+    for job in jobs:
+        attempt(job, prune, host, job.app)
+    names = {job.app.name for job in jobs}
+    for name in sorted(set(host.manifest) - names):
+        job = Job(parse_app({"name": name}))
+        jobs.append(job)
+        attempt(job, retire, host, name, Path(host.manifest[name]["root"]), Path(host.manifest[name]["logs"]))
+    return {}
+
+
+def prune(host: Host, app: App) -> None:
+    """Old releases, and what interrupted builds and removals left."""
+    directory = host.root / app.name / "releases"
+    if not directory.is_dir():
+        return
+    complete: dict[str, str] = {}
+    for path in sorted(directory.iterdir()):
+        marker = read_marker(path)
+        if marker:
+            complete[path.name] = marker.get("built", "")
+        elif host.act(f"{app.name}: remove {path.name}, an incomplete release"):
+            if path.is_dir() and not path.is_symlink():
+                remove_release(path)
+            else:
+                path.unlink()
+    live = [host.linked(app.name, "current"), host.linked(app.name, "next")]
+    for release in obsolete(complete, live, app.keep_releases):
+        if host.act(f"{app.name}: remove release {release}"):
+            remove_release(directory / release)
+
+
+def retire(host: Host, name: str, root: Path, logs: Path) -> None:
+    """Remove what was made for an application that is gone; its data, and the user that owns them, stay."""
+    home = root / name
+    for link in (".current.new", ".next.new", "current", "next"):
+        path = home / link
+        if path.is_symlink() and host.act(f"{name}: remove {path}"):
+            path.unlink()
+    releases = home / "releases"
+    if releases.is_dir() and host.act(f"{name}: remove {releases}"):
+        for path in releases.iterdir():
+            remove_release(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        releases.rmdir()
+    mirror = host.cache / "git" / f"{name}.git"
+    if mirror.is_dir() and host.act(f"{name}: remove {mirror}"):
+        shutil.rmtree(mirror)
+    shared = home / "shared"
+    if shared.is_dir() and any(shared.iterdir()):
+        return
+    retire_user(host, name)
+    retire_logs(host, name, logs / name)
+    for path in (shared, home):
+        if path.is_dir() and not (path == home and foreign_in(home)) and host.act(f"{name}: remove {path}"):
+            path.rmdir()
+    if not host.check:
+        del host.manifest[name]
+        host.save_manifest()
+
+
+def foreign_in(home: Path) -> bool:
+    """Whether somebody put something of their own there."""
+    return any(path.name not in OUR_NAMES for path in home.iterdir())
+
+
+def retire_user(host: Host, name: str) -> None:
+    """Remove the user and its group."""
+    try:
+        user = pwd.getpwnam(name)
+    except KeyError:
+        return
+    running = processes_of(user.pw_uid)
+    if running and not host.check:
+        raise ReleaseError(
+            "prune",
+            f"user {name} cannot be removed while its processes run ({', '.join(map(str, running[:10]))})",
+            "stop them (supervisor does, once the application is not in its programs any more), then run again",
+        )
+    if host.act(f"{name}: remove system user"):
+        host.command(["userdel", name], "prune")
+        with contextlib.suppress(KeyError):
+            grp.getgrnam(name)
+            host.command(["groupdel", name], "prune")
+
+
+def retire_logs(host: Host, name: str, directory: Path) -> None:
+    """Logs stay for whoever must look something up. They go to root: the next user may get the same number."""
+    if not directory.is_dir():
+        return
+    if not any(directory.iterdir()):
+        if host.act(f"{name}: remove {directory}"):
+            directory.rmdir()
+    elif host.act(f"{name}: give {directory} to root"):
+        for _path, names, files, handle in os.fwalk(directory, follow_symlinks=False):
+            for entry in (*names, *files):
+                os.chown(entry, 0, group_id("adm"), dir_fd=handle, follow_symlinks=False)
+        os.chown(directory, 0, group_id("adm"))
+
+
+# -- the module ------------------------------------------------------------------------------------------------
+
+
+def arguments() -> dict[str, Any]:
+    """The parameters, as DOCUMENTATION describes them."""
+    source = {
+        **{name: {"type": "str"} for name in ("git", "archive", "package", "version", "checksum", "subdirectory")},
+        **{name: {"type": "str"} for name in ("ssh_known_hosts", "username", "digest")},
+        "path": {"type": "path"},
+        "exclude": {"type": "list", "elements": "str"},
+        "ssh_key": {"type": "str", "no_log": True},
+        "password": {"type": "str", "no_log": True},
+    }
+    app = {
+        "name": {"type": "str", "required": True},
+        "source": {"type": "dict", "options": source},
+        "python": {"type": "str"},
+        "requirements": {"type": "list", "elements": "str"},
+        "packages": {"type": "list", "elements": "str"},
+        "keep_releases": {"type": "int", "default": 5},
+    }
+    return {
+        "state": {"type": "str", "choices": ["built", "switched", "pruned"], "default": "built"},
+        "apps": {"type": "list", "elements": "dict", "required": True, "options": app},
+        "root": {"type": "path", "default": "/srv"},
+        "log_dir": {"type": "path", "default": "/var/log/wsgi-fleet"},
+        "cache_dir": {"type": "path", "default": "/var/cache/wsgi-fleet"},
+        "state_dir": {"type": "path", "default": "/var/lib/wsgi-fleet"},
+        "uv": {"type": "path", "default": "/opt/wsgi-fleet/uv/bin/uv"},
+        "environment": {"type": "json", "default": "{}", "no_log": True},
+        "timeout": {"type": "int", "default": 1800},
+        "next": {"type": "dict", "default": {}},
+        "uploads": {"type": "dict", "default": {}},
+    }
+
+
+def main() -> None:
+    """Wire the parameters to the work."""
+    module = AnsibleModule(arguments(), supports_check_mode=True)
+    if os.geteuid() != 0:
+        module.fail_json(msg="Users, directories and releases are root's business here: run with become.")
+    os.umask(0o022)
+    host = Host(module)
+    jobs = [Job(parse_app(record)) for record in module.params["apps"]]
+    result: dict[str, Any] = {}
+    state = module.params["state"]
+    try:
+        with host.locked():
+            if state == "built":
+                result = built(host, jobs)
+            elif state == "switched":
+                result = switched(host, jobs, module.params["next"])
+            else:
+                result = pruned(host, jobs)
+    except ReleaseError as error:
+        module.fail_json(msg=failure_message([{"app": "host", **told(error)}], 1))
+    result["changed"] = bool(host.actions)
+    result["actions"] = host.actions
+    if host.actions:
+        result["diff"] = [{"prepared": "".join(f"{line}\n" for line in host.actions)}]
+    failures = [{"app": job.app.name, **told(job.failure)} for job in jobs if job.failure]
+    if failures:
+        module.fail_json(msg=failure_message(failures, len(jobs)), failures=failures, **result)
+    module.exit_json(**result)
+
+
+def told(error: ReleaseError) -> dict[str, str]:
+    """A failure as data."""
+    return {"step": error.step, "problem": error.problem, "fix": error.fix}
+
+
+if __name__ == "__main__":
+    main()
