@@ -1,0 +1,103 @@
+#!/bin/sh
+# Prepares what cannot come from the controller, and says in one line of JSON what the host is like:
+# is nginx installed, which version (or which would be), is there IPv6, which self-signed certificate there is.
+#
+# host.sh check|apply PACKAGES CONFIGURATION LOGS LOG_OWNER CERTIFICATE DAYS [SITE...] -- [SERVER_NAME...]
+set -eu
+umask 077
+export LC_ALL=C
+
+mode=$1 packages=$2 configuration=$3 logs=$4 log_owner=$5 certificate=$6 days=$7
+shift 7
+changed=false
+
+installed=true
+for package in $packages; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || installed=false
+done
+
+version=$(nginx -v 2>&1 | sed -n 's|^nginx version: nginx/\([0-9.]*\).*|\1|p')
+[ -n "$version" ] || version=$(apt-cache policy nginx 2>/dev/null | sed -n 's/^  Candidate: \([0-9]*:\)*\([0-9.]*\).*/\2/p')
+
+ipv6=false
+! grep -q . /proc/net/if_inet6 2>/dev/null || ipv6=true
+
+# The package starts nginx with a welcome page on IPv4 and IPv6, which fails the installation where there is no IPv6.
+# It adds that page only where sites-enabled/default does not exist.
+default=$configuration/sites-enabled/default
+if [ "$mode" = apply ] && [ "$installed" = false ] && [ ! -e "$default" ] && [ ! -L "$default" ]; then
+    install -d -m 0755 "${default%/*}"
+    install -m 0644 /dev/null "$default"
+    changed=true
+fi
+
+# nginx would make its logs readable by everybody on the host. logrotate makes them so; here they begin so.
+while [ "$1" != -- ]; do
+    log=$logs/$1.access.log
+    if [ -d "$logs" ] && [ ! -e "$log" ]; then
+        changed=true
+        [ "$mode" = check ] || install -o "${log_owner%:*}" -g "${log_owner#*:}" -m 0640 /dev/null "$log"
+    fi
+    shift
+done
+shift
+
+# Key and certificate are in one file, so that one rename replaces both.
+# Its first line says what it was made for; every reader skips text before the PEM blocks.
+purpose="days: $days names: $*"
+
+is_good() {
+    [ -s "$certificate" ] || return 1
+    IFS= read -r made_for <"$certificate" || return 1
+    [ "$made_for" = "$purpose" ] || return 1
+    left=$((days / 3 < 30 ? days / 3 : 30)) # days before its end at which it is renewed
+    openssl x509 -in "$certificate" -noout -checkend $((left * 86400)) >/dev/null 2>&1 || return 1
+    [ "$(openssl x509 -in "$certificate" -noout -pubkey 2>&1)" = "$(openssl pkey -in "$certificate" -pubout 2>&1)" ]
+}
+
+make() {
+    directory=${certificate%/*}
+    [ -d "$directory" ] || install -d -m 0755 "$directory"
+    rm -rf "$directory"/.new.* # of a run that was killed
+    new=$(mktemp -d "$directory/.new.XXXXXX")
+    trap 'rm -rf "$new"' EXIT
+    {
+        printf '%s\n' '[req]' 'prompt = no' 'distinguished_name = name' 'x509_extensions = usage' \
+            '[name]' 'CN = self-signed by wsgi.fleet' \
+            '[usage]' 'basicConstraints = critical,CA:FALSE' 'keyUsage = critical,digitalSignature' \
+            'extendedKeyUsage = serverAuth' 'subjectAltName = @hosts' '[hosts]'
+        number=0
+        for name in "$@"; do
+            number=$((number + 1))
+            case $name in
+                *[!0-9.]*) printf 'DNS.%d = %s\n' "$number" "$name" ;;
+                *) printf 'IP.%d = %s\n' "$number" "$name" ;;
+            esac
+        done
+    } >"$new/request"
+    openssl req -x509 -config "$new/request" -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days "$days" \
+        -keyout "$new/key" -out "$new/certificate" 2>"$new/messages" || {
+        cat "$new/messages" >&2
+        echo "The self-signed certificate $certificate could not be made. openssl's own words are above." >&2
+        exit 1
+    }
+    { printf '%s\n' "$purpose" && cat "$new/key" "$new/certificate"; } >"$new/pair"
+    sync "$new/pair"
+    mv -f "$new/pair" "$certificate"
+}
+
+fingerprint=
+if [ $# -gt 0 ]; then
+    if ! is_good; then
+        changed=true
+        # a bare host has no openssl yet; this runs again once it has
+        [ "$mode" = check ] || ! command -v openssl >/dev/null || make "$@"
+    fi
+    fingerprint=new
+    ! is_good || fingerprint=$(openssl x509 -in "$certificate" -noout -fingerprint -sha256 | tr -d : | sed 's/.*=//')
+    # the key is nobody's but root's, whatever happened to it
+    [ "$mode" = check ] || [ ! -f "$certificate" ] || chmod 0600 "$certificate"
+fi
+
+printf '{"changed": %s, "installed": %s, "version": "%s", "ipv6": %s, "certificate": "%s"}\n' \
+    "$changed" "$installed" "$version" "$ipv6" "$fingerprint"
