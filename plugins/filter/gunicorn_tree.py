@@ -11,16 +11,21 @@ description:
   - Says all that is wrong with the records at once.
 version_added: 0.1.0
 author: The wsgi.fleet maintainers
+positional: check
 options:
   _input:
     description: Records as C(gunicorn_instances) of the role P(wsgi.fleet.gunicorn#role) has them.
     type: list
     elements: dict
     required: true
+  check:
+    description: Python that reads and proves a configuration with gunicorn, whose arguments it takes.
+    type: str
+    required: true
 """
 
 EXAMPLES = r"""
-tree: "{{ gunicorn_instances | wsgi.fleet.gunicorn_tree }}"
+tree: "{{ gunicorn_instances | wsgi.fleet.gunicorn_tree(lookup('ansible.builtin.file', 'check.py')) }}"
 """
 
 RETURN = r"""
@@ -88,23 +93,23 @@ def settings_lines(settings: Mapping[str, Any]) -> list[str]:
     return [f"{name} = {python_literal(value)}" for name, value in sorted(settings.items())]
 
 
-def check_of(instance: Mapping[str, Any]) -> dict[str, Any]:
+def check_of(instance: Mapping[str, Any], check: str) -> dict[str, Any]:
     """The test that only gunicorn itself can make: with the application, in its environment, as its user."""
     path = f"{instance['name']}/gunicorn.conf.py"
-    program = instance.get("runner") or []
-    program = [*program, "gunicorn"] if program else [f"{instance['venv']}/bin/gunicorn"]
+    runner = instance.get("runner") or []
+    python = [*runner, "python"] if runner else [f"{instance['venv']}/bin/python"]
     test = {
-        "name": instance["name"],
+        "name": f"gunicorn --check-config for {instance['name']}",
         "file": path,
         "user": instance["user"],
-        "argv": [*program, "--check-config", "--config", f"{{root}}/{path}", instance["callable"]],
+        "argv": [*python, "-c", check, "--config", f"{{root}}/{path}", instance["callable"]],
     }
     if instance.get("directory"):
         test["chdir"] = instance["directory"]
     return test
 
 
-def gunicorn_tree(instances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def gunicorn_tree(instances: Sequence[Mapping[str, Any]], check: str) -> dict[str, Any]:
     """See DOCUMENTATION."""
     problems = [f"gunicorn_instances: {i['name']}: {problem}" for i in instances for problem in problems_of(i)]
     names = [instance["name"] for instance in instances]
@@ -125,7 +130,7 @@ def gunicorn_tree(instances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         }
         for instance in instances
     ]
-    return {"problems": [], "files": files, "tests": [check_of(instance) for instance in instances]}
+    return {"problems": [], "files": files, "tests": [check_of(instance, check) for instance in instances]}
 
 
 class FilterModule:

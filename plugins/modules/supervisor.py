@@ -50,7 +50,7 @@ options:
     elements: str
     default: []
   pending:
-    description: Groups whose configuration check mode left as it was. Check mode says that these would change.
+    description: Programs and groups whose configuration check mode left as it was. It then reports these as changed.
     type: list
     elements: str
     default: []
@@ -211,12 +211,17 @@ def foresee(
     if action == "start":
         return Outcome(added=sorted(parameters["groups"])), True, "start"
     outcome = reconciler.preview()
-    known = {process.group for process in reconciler.processes()} | set(outcome.added)
-    for group in sorted(parameters["pending"]):
-        if group in known:
-            where = outcome.changed if group in parameters["groups"] else outcome.removed
-        else:
+    processes = reconciler.processes()
+    known = {process.group for process in processes} | set(outcome.added)
+    homes = {process.name.split(":", 1)[1]: process.group for process in processes}
+    for name in sorted(parameters["pending"]):
+        group = name if name in known else homes.get(name, name)
+        if group not in known:
             where = outcome.added
+        elif group in parameters["groups"]:
+            where = outcome.changed
+        else:
+            where = outcome.removed
         if group not in where:
             where.append(group)
     return outcome, reload or enable, "restart" if parameters["pending_daemon"] else action

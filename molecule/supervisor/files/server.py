@@ -24,7 +24,7 @@ class Handler(BaseHTTPRequestHandler):
     def address_string(self) -> str:
         return "-"
 
-    def log_message(self, format: str, *arguments: object) -> None:
+    def log_message(self, *arguments: object) -> None:
         pass
 
 
