@@ -30,7 +30,7 @@ options:
     type: str
     required: true
   root:
-    description: Absolute directory that all paths are relative to, made (C(root:root), C(0755)) when missing.
+    description: Absolute directory that all paths are relative to, made (C(0755)) when missing.
     type: str
     required: true
   files:
@@ -77,7 +77,7 @@ options:
   directories:
     description:
       - Directories that must exist, with their owner and mode. Never removed while they are listed.
-      - Directories that only lead to a file need not be listed; they are made with C(root:root), C(0755).
+      - Directories that only lead to a file need not be listed; they are made, with C(0755).
     type: list
     elements: dict
     default: []

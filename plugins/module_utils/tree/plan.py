@@ -92,7 +92,7 @@ def _plan_directories(plan: Plan, request: Request, root: str, owners: Owners) -
         implied.add(".")
     for path in sorted(implied | set(explicit), key=lambda path: (path != ".", path.count("/"), path)):
         live = root if path == "." else f"{root}/{path}"
-        wanted = explicit.get(path) or Directory(path, "root", "root", 0o755)
+        wanted = explicit.get(path) or Directory(path, str(os.geteuid()), str(os.getegid()), 0o755)
         if path != ".":
             _refuse_links(root, [path])  # outermost first, so all above it are checked
         before = read_node(live, content=False)

@@ -185,7 +185,6 @@ def run_tests(request: Request, plan: Plan, *, check: bool, every: bool) -> list
 
 def _run_test(test: Trial, request: Request, root: str, stage: str, *, check: bool) -> str:
     argv = [part.replace("{root}", stage) for part in test.argv]
-    argv[0] = shutil.which(argv[0], path=SEARCH_PATH) or argv[0]
     chdir = test.chdir.replace("{root}", stage) if test.chdir else None
     try:
         code, output = _run(argv, chdir, pwd.getpwnam(test.user) if test.user else None, request.timeout)
