@@ -144,15 +144,23 @@ class Daemon:
         self._timeout = timeout
 
     def call(self, method: str, *arguments: object) -> Any:  # noqa: ANN401 - what XML-RPC gives
-        """Call supervisor.METHOD; OSError when nobody answers."""
+        """Call supervisor.METHOD.
+
+        Raises:
+            OSError: nobody answers.
+            SupervisorError: supervisord stumbled over it.
+        """
         server = xmlrpc.client.ServerProxy(
             "http://localhost", transport=UnixTransport(self._path, self._timeout), allow_none=True
         )
         try:
             return getattr(server, f"supervisor.{method}")(*arguments)
-        except (http.client.HTTPException, xmlrpc.client.ProtocolError) as error:
-            msg = f"supervisord did not answer {method} at {self._path}: {error}"
+        except http.client.HTTPException as error:
+            msg = f"supervisord did not answer {method} at {self._path}: {error!r}"
             raise OSError(msg) from error
+        except xmlrpc.client.ProtocolError as error:
+            msg = f"supervisord failed at {method} {' '.join(map(str, arguments))} ({error.errcode} {error.errmsg})"
+            raise SupervisorError(msg) from error
 
 
 class Process(NamedTuple):
@@ -326,15 +334,23 @@ class Reconciler:
         alive = {process.name for process in members if process.state in ALIVE}
         self._stop(members)
         self._rpc.call("removeProcessGroup", group)
-        self._rpc.call("addProcessGroup", group)
+        self._join(group)
         self.outcome.changed.append(group)
         for process in self._members(group):
             if process.name in alive and not process.autostart:  # somebody had started it by hand
                 self._start(process)
 
     def _add(self, group: str) -> None:
-        self._rpc.call("addProcessGroup", group)
+        self._join(group)
         self.outcome.added.append(group)
+
+    def _join(self, group: str) -> None:
+        try:
+            self._rpc.call("addProcessGroup", group)
+        except SupervisorError as error:  # a socket that cannot be opened is told in supervisord's own log only
+            reason = self._rpc.call("readLog", -LOG_BYTES, 0).splitlines()[-1:]
+            msg = f"{group} cannot be added: {error}. The last line of supervisord's log: {''.join(reason).strip()}"
+            raise SupervisorError(msg) from error
 
     def _needs_attention(self, process: Process) -> bool:
         on_its_way = process.autostart and process.state in (STARTING, BACKOFF, STOPPING)

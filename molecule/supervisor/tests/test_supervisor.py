@@ -110,7 +110,8 @@ def test_everything_runs_as_recorded(host):
     running = pids(host)
     assert host.check_output(f"stat -c %U /proc/{running['web:web_0']}") == "web"
     assert "0027" in host.check_output(f"grep Umask /proc/{running['ticker']}/status")
-    assert "infinity" not in host.check_output("systemctl show -p TimeoutStopUSec supervisord")
+    # 15 + 10 + 10 (two of them at once) + 10 + 10 + 10 for the groups, 10 for supervisord
+    assert host.check_output("systemctl show -p TimeoutStopUSec --value supervisord") == "1min 15s"
     assert host.check_output("systemctl is-enabled supervisord") == "enabled"
 
 
@@ -295,6 +296,21 @@ def test_bad_record_is_refused_before_anything_changes(host, change, words):
     assert done.returncode != 0
     assert words in " ".join((done.stdout + done.stderr).split())
     assert (pids(host), files(host)) == before
+
+
+def test_socket_that_cannot_be_opened_is_told_and_others_go_on(host):
+    before = pids(host)
+    taken = {"type": "fcgi-program", "command": "/bin/sleep 1h", "socket": "tcp://0.0.0.0:22"}
+    done = play(host, change={"taken": taken, "left": {"stopwaitsecs": 7}})
+    assert done.returncode != 0
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "taken cannot be added" in said
+    assert "Address already in use" in said
+    after = pids(host)
+    assert {name for name in ALL if before[name] != after.get(name)} == {"pair:left", "pair:right"}
+    changed(play(host))
+    assert sorted(pids(host)) == ALL
+    assert changed(play(host)) == 0
 
 
 def test_removed_program_is_gone_and_the_rest_goes_on(host):

@@ -213,6 +213,9 @@ class Supervisord:
     def tailProcessStdoutLog(self, name: str, offset: int, length: int) -> list[Any]:
         return ["first line\nlast line of " + name + "\n", 0, False]
 
+    def readLog(self, offset: int, length: int) -> str:
+        return "INFO something\nValueError: Address already in use\n"
+
     def sleep(self, seconds: float) -> None:
         self.time += seconds
         for p in self.programs:
@@ -335,6 +338,20 @@ def test_groups_come_change_and_go_by_themselves() -> None:
     assert (outcome.started, outcome.restarted, outcome.errors) == ([], [], [])
     assert [line for line in daemon.said if "same" in line] == []
     assert {p.name: p.state for p in daemon.programs} == dict.fromkeys(["same", "fresh", "changed"], s.RUNNING)
+
+
+def test_a_group_whose_socket_cannot_be_opened_is_told_and_others_go_on() -> None:
+    daemon = Supervisord(*masters(stamp="old"), reread=(["fresh"], [], []))
+
+    def refuse(group: str) -> None:
+        raise s.SupervisorError(f"supervisord failed at addProcessGroup {group} (500 Internal Server Error)")
+
+    daemon.addProcessGroup = refuse  # type: ignore[method-assign]
+    outcome = daemon.reconciler().reconcile()
+    (error,) = outcome.errors
+    assert error.startswith("fresh cannot be added: supervisord failed at addProcessGroup fresh (500")
+    assert error.endswith("log: ValueError: Address already in use")
+    assert (outcome.added, outcome.restarted) == ([], ["shop:shop_0", "shop:shop_1"])
 
 
 def test_what_somebody_started_by_hand_runs_on_after_a_change() -> None:
