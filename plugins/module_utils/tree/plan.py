@@ -140,7 +140,7 @@ def _plan_files(
         closed = foreign and before.kind == "file" and not before.mode & stat.S_IROTH
         secret = file.secret or closed or bool(owned and owned["secret"])
         adopted = bool(owned and owned["adopted"])
-        if before != after:
+        if before != after:  # a stranger's file that is the same to the last bit simply becomes ours
             change = Change(live, before, after, f"{file.owner}:{file.group}", secret)
             plan.changes.append(change)
             if foreign:

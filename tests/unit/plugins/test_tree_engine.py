@@ -387,6 +387,10 @@ def test_tests_see_the_whole_new_state(host: Host) -> None:
     assert TEMPORARY.fullmatch(Path(stage).name)
 
 
+def test_a_stage_in_use_is_locked(host: Host) -> None:
+    host.apply({"a": "a"}, tests=(shell("! flock -n {root} true"),))
+
+
 def test_refused_files_change_nothing(host: Host) -> None:
     host.apply({"a": "good\n", "stale": "s"})
     before = host.everything(host.base)

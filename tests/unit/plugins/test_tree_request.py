@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.wsgi.fleet.plugins.action.tree import source_problems
 from ansible_collections.wsgi.fleet.plugins.module_utils.tree.request import (
@@ -16,6 +17,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.tree.request import (
     tree_digest,
     unpack,
 )
+from ansible_collections.wsgi.fleet.plugins.modules import tree as module
 
 
 def checked(**arguments: Any) -> dict[str, Any]:
@@ -174,3 +176,23 @@ def test_digest() -> None:
         tree_digest([{**files[0], "group": "shop"}, files[1]], [b"1", b"2"]),
     ]
     assert len({digest, *others}) == len(others) + 1
+
+
+def documented(options: dict[str, Any]) -> dict[str, Any]:
+    """The documentation's options in the form of an argument spec."""
+    kept = ("type", "elements", "default", "required")
+    return {
+        name: {key: option[key] for key in kept if key in option}
+        | ({"options": documented(option["suboptions"])} if "suboptions" in option else {})
+        for name, option in options.items()
+    }
+
+
+def test_documentation_says_what_is_checked() -> None:
+    def plain(spec: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: {k: plain(v) if k == "options" else v for k, v in option.items() if k != "no_log"}
+            for name, option in spec.items()
+        }
+
+    assert documented(yaml.safe_load(module.DOCUMENTATION)["options"]) == plain(ARGUMENTS)
