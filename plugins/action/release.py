@@ -19,6 +19,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.release.records import 
     App,
     Source,
     app_record,
+    app_secrets,
     parse_app,
     problems,
 )
@@ -75,7 +76,11 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no type
     def _ask(self, args: dict[str, Any], apps: Sequence[App], task_vars: Optional[dict[str, Any]]) -> dict[str, Any]:
         result: dict[str, Any] = self._execute_module(
             module_name="wsgi.fleet.release",
-            module_args={**args, "apps": [app_record(app) for app in apps]},
+            module_args={
+                **args,
+                "apps": [app_record(app) for app in apps],
+                "credentials": json.dumps({app.name: app_secrets(app) for app in apps if app_secrets(app)}),
+            },
             task_vars=task_vars,
         )
         return result

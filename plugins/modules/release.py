@@ -141,6 +141,10 @@ options:
     description: Set by the action plugin.
     type: dict
     default: {}
+  credentials:
+    description: Set by the action plugin, which takes all secrets out of O(apps).
+    type: json
+    default: "{}"
 attributes:
   check_mode:
     description: Reports what would be made and built. An id is unknown while the host has no git to ask with.
@@ -198,6 +202,7 @@ wanted:
 import concurrent.futures
 import contextlib
 import grp
+import json
 import os
 import pwd
 import shutil
@@ -206,7 +211,12 @@ from pathlib import Path
 from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wsgi.fleet.plugins.module_utils.release.build import Builder, Job, git_environment
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.build import (
+    Builder,
+    Job,
+    git_environment,
+    remove_forgotten_keys,
+)
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import (
     ReleaseError,
     failure_message,
@@ -295,6 +305,9 @@ def attempt(job: Job, function: Callable[..., None], *arguments: object) -> None
 def built(host: Host, jobs: list[Job]) -> dict[str, Any]:
     """Users, directories, releases and `next`."""
     host.prepare_builder()
+    if not host.check:
+        remove_forgotten_keys()
+        host.stop_builder()  # before any key or password is in its hands
     for job in jobs:
         attempt(job, host.prepare, job.app)
     # Servers answer slowly: ask for all at once.
@@ -302,7 +315,6 @@ def built(host: Host, jobs: list[Job]) -> dict[str, Any]:
         list(pool.map(lambda job: attempt(job, identify, host, job), jobs))
     wanted: list[str] = []
     apps: dict[str, Any] = {}
-    tidy = False
     for job in jobs:
         if job.failure:
             continue
@@ -314,9 +326,6 @@ def built(host: Host, jobs: list[Job]) -> dict[str, Any]:
             continue
         label = job.id or f"({UNKNOWN} id)"
         if not exists and host.act(f"{name}: build release {label} from {job.description}"):
-            if not tidy:
-                host.stop_builder()
-                tidy = True
             attempt(job, Builder(host, job).build)
         if job.failure:
             continue
@@ -482,6 +491,7 @@ def arguments() -> dict[str, Any]:
         "timeout": {"type": "int", "default": 1800},
         "next": {"type": "dict", "default": {}},
         "uploads": {"type": "dict", "default": {}},
+        "credentials": {"type": "json", "default": "{}", "no_log": True},
     }
 
 
@@ -490,21 +500,16 @@ def main() -> None:
     module = AnsibleModule(arguments(), supports_check_mode=True)
     if os.geteuid() != 0:
         module.fail_json(msg="Users, directories and releases are root's business here: run with become.")
-    os.umask(0o022)
     host = Host(module)
-    jobs = [Job(parse_app(record)) for record in module.params["apps"]]
-    result: dict[str, Any] = {}
-    state = module.params["state"]
+    secrets = json.loads(module.params["credentials"])
+    jobs = [Job(parse_app(record, secrets.get(record["name"]))) for record in module.params["apps"]]
+    umask = os.umask(0o022)  # root's own may be so strict that nobody could get to the releases
     try:
-        with host.locked():
-            if state == "built":
-                result = built(host, jobs)
-            elif state == "switched":
-                result = switched(host, jobs, module.params["next"])
-            else:
-                result = pruned(host, jobs)
+        result = work(host, jobs, module.params)
     except ReleaseError as error:
         module.fail_json(msg=failure_message([{"app": "host", **told(error)}], 1))
+    finally:
+        os.umask(umask)
     result["changed"] = bool(host.actions)
     result["actions"] = host.actions
     if host.actions:
@@ -513,6 +518,16 @@ def main() -> None:
     if failures:
         module.fail_json(msg=failure_message(failures, len(jobs)), failures=failures, **result)
     module.exit_json(**result)
+
+
+def work(host: Host, jobs: list[Job], params: Mapping[str, Any]) -> dict[str, Any]:
+    """What the wanted state asks for."""
+    with host.locked():
+        if params["state"] == "built":
+            return built(host, jobs)
+        if params["state"] == "switched":
+            return switched(host, jobs, params["next"])
+        return pruned(host, jobs)
 
 
 def told(error: ReleaseError) -> dict[str, str]:

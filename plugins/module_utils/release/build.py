@@ -325,6 +325,21 @@ def swapped_environment(values: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
+KEYS = "wsgi-fleet-keys-"
+
+
+def memory() -> str:
+    """Where a file is gone with the power."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()  # noqa: S108
+
+
+def remove_forgotten_keys() -> None:
+    """What a killed run could not remove itself."""
+    for path in Path(memory()).glob(f"{KEYS}*"):
+        if not Path("/proc", path.name[len(KEYS) :].partition("-")[0]).exists():
+            shutil.rmtree(path)
+
+
 @contextlib.contextmanager
 def git_environment(host: Host, app: App) -> Iterator[dict[str, str]]:
     """Credentials for git: by environment and by a file in memory that lives as long as the command."""
@@ -348,8 +363,8 @@ def git_environment(host: Host, app: App) -> Iterator[dict[str, str]]:
             }
         ssh = ["ssh", "-oBatchMode=yes", "-oStrictHostKeyChecking=yes", "-oConnectTimeout=30"]
         if source.ssh_key or source.ssh_known_hosts:
-            memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a private directory is made in it
-            private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wsgi-fleet-", dir=memory)))
+            prefix = f"{KEYS}{os.getpid()}-"
+            private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=memory())))
             for name, text in (("key", source.ssh_key), ("known_hosts", source.ssh_known_hosts)):
                 if text:
                     path = private / name

@@ -36,7 +36,8 @@ def environment_secrets(environment: Mapping[str, str]) -> list[str]:
         if re.search(r"PASS|TOKEN|SECRET|KEY|AUTH|CREDENTIAL", name, re.IGNORECASE):
             found.append(value)
         for userinfo in _USERINFO.findall(value):
-            found += [userinfo, *(unquote(part) for part in userinfo.split(":", 1))]
+            password = userinfo.partition(":")[2] or userinfo  # alone, it is a token
+            found += [password, unquote(password)]
     return found
 
 

@@ -10,6 +10,7 @@ import grp
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import stat
@@ -271,8 +272,9 @@ class Host:
         if process.returncode != 0:
             hidden = [*self.secrets, *secrets]
             said = scrub(errors.decode(errors="replace") + "\n" + text, hidden)
-            name = " ".join(word for word in (Path(argv[0]).name, *argv[1:3]) if not word.startswith(("-", "/")))
-            raise ReleaseError(step, f"{name} ended with status {process.returncode}\n{tail(said)}", suggest_fix(said))
+            words = " ".join(word for word in argv[1:3] if re.fullmatch(r"[a-z][a-z-]*", word))
+            problem = f"{Path(argv[0]).name} {words} ended with status {process.returncode}\n{tail(said)}"
+            raise ReleaseError(step, problem, suggest_fix(said))
         return text
 
     def stop_builder(self) -> None:
@@ -295,7 +297,7 @@ class Host:
         """The id that `next` or `current` points to, if that release is complete."""
         try:
             target = (self.root / name / link).readlink()
-        except (FileNotFoundError, OSError):
+        except OSError:
             return ""
         return target.name if is_complete(self.root / name / "releases" / target.name) else ""
 

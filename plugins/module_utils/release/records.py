@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Optional
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 KINDS = ("git", "archive", "path", "package")
@@ -23,7 +23,7 @@ _SOURCE_KEYS = {
 }
 
 # Set by the `run` file of every application, after its own variables.
-_RESERVED_ENV = ("HOME", "PATH", "VIRTUAL_ENV")
+_RESERVED_ENV = ("HOME", "LOGNAME", "PATH", "USER", "VIRTUAL_ENV")
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -72,9 +72,10 @@ class App:
     keep_releases: int = 5
 
 
-def parse_app(record: Mapping[str, Any]) -> App:
-    """Read a record that `problems` has found to be right."""
+def parse_app(record: Mapping[str, Any], secrets: Optional[Mapping[str, str]] = None) -> App:
+    """Read a record that `problems` has found to be right; `secrets` are those that came beside it."""
     source = {key: value for key, value in (record.get("source") or {}).items() if value is not None}
+    source.update(secrets or {})
     kind = next((kind for kind in KINDS if kind in source), "")
     location = str(source.get(kind, ""))
     username, password = str(source.get("username") or ""), str(source.get("password") or "")
@@ -103,10 +104,14 @@ def parse_app(record: Mapping[str, Any]) -> App:
     )
 
 
+# Never in the records that the module gets: it logs its parameters, and of those only top-level ones can be left out.
+_SECRET_KEYS = ("username", "password", "ssh_key")
+
+
 def app_record(app: App) -> dict[str, Any]:
-    """The record that goes to the host: nothing but what the module needs, no credentials inside an address."""
+    """The record that goes to the host: nothing but what the module needs, and no secret."""
     source: dict[str, Any] = {app.source.kind: app.source.location}
-    for key in ("version", "checksum", "subdirectory", "ssh_key", "ssh_known_hosts", "username", "password", "digest"):
+    for key in ("version", "checksum", "subdirectory", "ssh_known_hosts", "digest"):
         if getattr(app.source, key):
             source[key] = getattr(app.source, key)
     record: dict[str, Any] = {"name": app.name, "source": source, "keep_releases": app.keep_releases}
@@ -117,6 +122,11 @@ def app_record(app: App) -> dict[str, Any]:
     if app.packages:
         record["packages"] = list(app.packages)
     return record
+
+
+def app_secrets(app: App) -> dict[str, str]:
+    """What goes to the host beside the record."""
+    return {key: getattr(app.source, key) for key in _SECRET_KEYS if getattr(app.source, key)}
 
 
 def split_credentials(url: str) -> tuple[str, str, str]:
@@ -179,7 +189,9 @@ def _record_problems(record: Mapping[str, Any]) -> Iterator[str]:
         for value in values:
             if key == "requirements" and not safe_relative(value):
                 yield f"requirements: {value!r} is not the name of a file inside the source"
-            if key == "packages" and (not value.strip() or value.lstrip().startswith("-") or "\n" in value):
+            if re.search(r"https?://[^/@\s]+@", value):
+                yield f"{key}: one of them holds a password; the index and its password belong in app_uv_environment"
+            elif key == "packages" and (not value.strip() or value.lstrip().startswith("-") or "\n" in value):
                 yield f"packages: {value!r} is not a requirement such as 'gunicorn==27.0.1'"
     for key in ("env", "secrets"):
         yield from _environment_problems(key, record.get(key))
