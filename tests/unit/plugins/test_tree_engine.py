@@ -557,7 +557,7 @@ NEW: dict[str, Content] = {
     "a": "new a",
     "b": file("old b", mode=0o600),
     "dir2/x": "new x",
-    "new/y": "new y",
+    "new/deep/y": "new y",
     "taken": "t",
 }
 SYSTEM_CALLS = ("open", "mkdir", "rename", "unlink", "rmdir", "link", "symlink", "fsync", "fchmod", "fchown", "write")
@@ -627,7 +627,7 @@ def test_killed_anywhere_is_mended_by_the_next_run(tmp_path: Path) -> None:
         assert host.everything() == new, where
         assert host.leftovers() == [], where
         if not done:  # the killed run said nothing, so this one says it all
-            assert result["changed_files"] == ["a", "b", "dir2/x", "new/y", "taken"], where
+            assert result["changed_files"] == ["a", "b", "dir2/x", "new/deep/y", "taken"], where
             assert result["removed_files"] == ["dir/gone"], where
         assert host.apply(NEW)["changed"] is False, where
 
