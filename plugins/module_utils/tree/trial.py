@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Optional
 
@@ -198,7 +199,7 @@ def _run_test(test: Trial, request: Request, root: str, stage: str, *, check: bo
     blamed = f"{root}/{relative}" if relative else root
     words = secret_words(file.content for file in request.files if file.secret)
     text = readable_output(output, stage, root, words)
-    shown = " ".join(test.argv).replace("{root}", root)
+    shown = textwrap.shorten(" ".join(test.argv).replace("{root}", root), 200, placeholder=" ...")
     msg = f"{blamed}: test {test.name!r} failed ({shown}: exit code {code}). Nothing was changed.\n{text}"
     raise TreeError(msg, file=blamed, test=test.name, rc=code)
 
