@@ -455,6 +455,14 @@ def test_log_tells_the_times_and_is_rotated(host, address):
     assert {host.file(path).mode for path in (log, log + ".1")} == {0o640}
 
 
+def test_errors_are_logged_by_site(host, address):
+    path = f"/refused-{time.monotonic_ns()}"
+    fetch(address, "down.example.com", path)
+    log = host.file("/var/log/nginx/down.error.log")
+    assert re.search(rf"Connection refused.*{path}", log.content_string)
+    assert log.mode == 0o640
+
+
 def test_status_is_for_the_host_itself(host, address):
     assert "Active connections:" in inside_text(host, "/status")
     assert re.fullmatch(r"[0-9a-f]{64}", digest(host).strip())
@@ -580,7 +588,7 @@ def test_a_reload_that_did_not_happen_is_made_up_for(host, address, play):
     drop_in = "/etc/systemd/system/nginx.service.d/test.conf"
     with file_on(host, drop_in, "[Service]\nExecReload=\nExecReload=/bin/false\n"):
         host.check_output("systemctl daemon-reload")
-        assert "is in place but nginx on" in refused(play(more_sites=[NEW]))
+        assert "does not run the configuration" in refused(play(more_sites=[NEW]))
         assert digest(host) == before
         assert is_refused(address, "new.example.com")
     host.check_output("systemctl daemon-reload")
@@ -595,7 +603,7 @@ def test_a_configuration_that_nginx_does_not_take_up_is_told(host, address, play
     """Its check passes a port that somebody else has; only the log tells."""
     before = digest(host)
     said = refused(play(more_sites=[{**NEW, "http_port": 22}], nginx_reload_timeout=3))
-    assert "does not run" in said
+    assert "does not run the configuration" in said
     assert re.search(r"bind\(\) to \S+:22 failed", said)
     assert digest(host) == before
     assert fetch(address, "shop.example.com").status == 200

@@ -33,11 +33,12 @@ fi
 
 # nginx would make its logs readable by everybody on the host. logrotate makes them so; here they begin so.
 while [ "$1" != -- ]; do
-    log=$logs/$1.access.log
-    if [ -d "$logs" ] && [ ! -e "$log" ]; then
-        changed=true
-        [ "$mode" = check ] || install -o "${log_owner%:*}" -g "${log_owner#*:}" -m 0640 /dev/null "$log"
-    fi
+    for log in "$logs/$1.access.log" "$logs/$1.error.log"; do
+        if [ -d "$logs" ] && [ ! -e "$log" ]; then
+            changed=true
+            [ "$mode" = check ] || install -o "${log_owner%:*}" -g "${log_owner#*:}" -m 0640 /dev/null "$log"
+        fi
+    done
     shift
 done
 shift
