@@ -79,7 +79,7 @@ def wait_until(true: Callable[[], Any], seconds: float = 30, what: str = "it") -
     while True:
         try:
             value = true()
-        except (OSError, AssertionError, http.client.HTTPException) as error:
+        except (OSError, AssertionError, RuntimeError, http.client.HTTPException) as error:
             value, reason = None, repr(error)
         else:
             reason = "not yet true"
