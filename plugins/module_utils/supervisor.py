@@ -348,8 +348,8 @@ class Reconciler:
         try:
             self._rpc.call("addProcessGroup", group)
         except SupervisorError as error:  # a socket that cannot be opened is told in supervisord's own log only
-            reason = self._rpc.call("readLog", -LOG_BYTES, 0).splitlines()[-1:]
-            msg = f"{group} cannot be added: {error}. The last line of supervisord's log: {''.join(reason).strip()}"
+            _, _, last = self._rpc.call("readLog", -LOG_BYTES, 0).strip().rpartition("\n")
+            msg = f"{group} cannot be added: {error}. The last line of supervisord's log: {last}"
             raise SupervisorError(msg) from error
 
     def _needs_attention(self, process: Process) -> bool:

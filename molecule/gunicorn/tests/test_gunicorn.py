@@ -13,7 +13,6 @@ import yaml
 from probes import ROOT, run_playbook, wait_until
 
 SCENARIO = ROOT / "molecule" / "gunicorn"
-SSH = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
 CONFIG = "/etc/wsgi-fleet"
 SOCKET = "/srv/demo/sockets/demo.sock"
 WORKERS = {"sync": 8001, "gthread": 8002, "gevent": 8003, "tornado": 8004, "eventlet": 8005}
@@ -37,7 +36,6 @@ def play(host, *arguments, instances=None):
         "molecule/shared/converge.yml",
         *("-e", json.dumps(extra), f"--limit={host.backend.host}", *arguments),
         inventories=paths,
-        ANSIBLE_SSH_COMMON_ARGS=SSH,
     )
 
 

@@ -16,7 +16,6 @@ from probes import ROOT, ansible_environment, connects, run_playbook, wait_until
 SCENARIO = ROOT / "molecule" / "supervisor"
 VARIABLES = yaml.safe_load((SCENARIO / "inventory" / "hosts.yml").read_text())["systems_under_test"]["vars"]
 PASSWORD = VARIABLES["supervisor_inet_http_server"]["password"]
-SSH = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
 SOCKET = "/run/wsgi-fleet/web.sock"
 ALL = ["listener", "pair:left", "pair:right", "ticker", "web:web_0", "web:web_1"]
 
@@ -48,7 +47,6 @@ def play(host, *arguments, change=None, **variables):
         "molecule/shared/converge.yml",
         *("-e", json.dumps(extra), limit, *arguments),
         inventories=inventories(host),
-        ANSIBLE_SSH_COMMON_ARGS=SSH,
     )
 
 
@@ -386,7 +384,7 @@ def test_reboot_brings_everything_back(host):
             *[f"--inventory={path}" for path in inventories(host)],
         ],
         cwd=ROOT,
-        env=ansible_environment(ANSIBLE_SSH_COMMON_ARGS=SSH),
+        env=ansible_environment(),
         capture_output=True,
         text=True,
         timeout=180,

@@ -214,7 +214,7 @@ class Supervisord:
         return ["first line\nlast line of " + name + "\n", 0, False]
 
     def readLog(self, offset: int, length: int) -> str:
-        return "INFO something\nValueError: Address already in use\n"
+        return "INFO something\nValueError: Address already in use\n\n"
 
     def sleep(self, seconds: float) -> None:
         self.time += seconds
