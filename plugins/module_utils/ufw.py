@@ -504,6 +504,7 @@ def rules_problems(kernel: str, family: int, text: str) -> list[str]:
 # SSH: which ports it really uses
 
 
+ESTABLISHED, LISTEN = "01", "0A"  # states in /proc/net/tcp
 ROOT_UID = 0  # anybody can call a program of his own sshd
 
 
@@ -530,33 +531,55 @@ def ssh_connection(pid: int, proc: Path = Path("/proc")) -> tuple[str, int] | No
     return None
 
 
-def listening(table: str) -> dict[str, int]:
-    """Inode -> port of the sockets in /proc/net/tcp or tcp6 that listen beyond the loopback interface."""
-    found = {}
-    for line in table.splitlines()[1:]:
-        words = line.split()
-        if len(words) < 10 or words[3] != "0A":
+@dataclass(frozen=True)
+class Socket:
+    """A line of /proc/net/tcp or tcp6."""
+
+    local: str
+    port: int
+    remote: str
+    state: str
+    inode: str
+
+
+def read_sockets(proc: Path = Path("/proc")) -> list[Socket]:
+    """All TCP sockets of this host."""
+    found = []
+    for name in ("tcp", "tcp6"):
+        try:
+            table = (proc / "net" / name).read_text()
+        except OSError:  # no such family on this host
             continue
-        address, _, port = words[1].partition(":")
-        # hexadecimal, each 4 bytes in the order of the machine; loopback is 127.* or ::1
-        quads = [int(address[i : i + 8], 16) for i in range(0, len(address), 8)]
-        packed = b"".join(quad.to_bytes(4, sys.byteorder) for quad in quads)
-        if not ipaddress.ip_address(packed).is_loopback:
-            found[words[9]] = int(port, 16)
+        for line in table.splitlines()[1:]:
+            words = line.split()
+            local, _, port = words[1].partition(":")
+            remote = words[2].partition(":")[0]
+            found.append(Socket(unpack(local), int(port, 16), unpack(remote), words[3], words[9]))
     return found
 
 
-def sshd_ports(proc: Path = Path("/proc")) -> set[int]:
-    """The ports on which root's sshd listens for logins.
+def unpack(text: str) -> str:
+    """An address of /proc/net: hexadecimal, each 4 bytes in the order of the machine."""
+    quads = [int(text[i : i + 8], 16) for i in range(0, len(text), 8)]
+    address = ipaddress.ip_address(b"".join(quad.to_bytes(4, sys.byteorder) for quad in quads))
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def peers(ports: Iterable[int], sockets: Iterable[Socket]) -> list[str]:
+    """The addresses of all who have a connection with one of these ports."""
+    return sorted({known.remote for known in sockets if known.state == ESTABLISHED and known.port in ports})
+
+
+def sshd_ports(sockets: Iterable[Socket], proc: Path = Path("/proc")) -> set[int]:
+    """The ports on which root's sshd listens for logins from other hosts.
 
     Not those of its sessions: a session may listen for a forwarded port (`ssh -R`), which is nobody's login.
     """
-    sockets: dict[str, int] = {}
-    for name in ("tcp", "tcp6"):
-        try:
-            sockets.update(listening((proc / "net" / name).read_text()))
-        except OSError:  # no such family on this host
-            continue
+    listening = {
+        known.inode: known.port
+        for known in sockets
+        if known.state == LISTEN and not ipaddress.ip_address(known.local).is_loopback
+    }
     ports: set[int] = set()
     for process in proc.glob("[0-9]*"):
         try:
@@ -568,5 +591,5 @@ def sshd_ports(proc: Path = Path("/proc")) -> set[int]:
             links = [str(link.readlink()) for link in (process / "fd").iterdir()]
         except OSError:  # ended meanwhile
             continue
-        ports |= {sockets[link[8:-1]] for link in links if link.startswith("socket:[") and link[8:-1] in sockets}
+        ports |= {listening[link[8:-1]] for link in links if link.startswith("socket:[") and link[8:-1] in listening}
     return ports

@@ -164,7 +164,7 @@ WAIT = 60  # seconds; nothing that we call takes longer than two
 def read(path: Path) -> str:
     """The text of a file of ufw, empty where ufw is not installed."""
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""
 
@@ -228,7 +228,7 @@ class Host:
         new = path.with_name(f".{path.name}.wsgi-fleet")  # one name, so that killed runs leave one file at most
         new.unlink(missing_ok=True)
         new.touch(mode=0o600)
-        with new.open("w") as file:
+        with new.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -451,7 +451,7 @@ class Firewall:
         return self.kernel_problems()
 
 
-def ssh_problems(connection: tuple[str, int] | None, sources: list[str], ipv6: bool) -> list[str]:
+def ssh_problems(clients: list[str], sources: list[str], ipv6: bool) -> list[str]:
     """Whether the wanted firewall would lock out the connection of this run."""
     problems = []
     networks = []
@@ -466,13 +466,12 @@ def ssh_problems(connection: tuple[str, int] | None, sources: list[str], ipv6: b
         return problems
     if not sources:
         return ["ssh_from: the list is empty; name the networks that may use SSH, or write [any]"]
-    if connection is None:
-        return []
-    client = ipaddress.ip_address(connection[0])
-    if not any(network is None or client in network for network in networks):
-        problems.append(f"ssh_from: this connection comes from {client}, which is not in {sources}; add its network")
-    if client.version == 6 and not ipv6:
-        problems.append(f"ipv6: this connection comes from {client} over IPv6; do not switch IPv6 off")
+    addresses = [ipaddress.ip_address(client) for client in clients]
+    shown = " or ".join(clients)
+    if addresses and not any(network is None or address in network for network in networks for address in addresses):
+        problems.append(f"ssh_from: this connection comes from {shown}, which is not in {sources}; add its network")
+    if addresses and not ipv6 and all(address.version == 6 for address in addresses):
+        problems.append(f"ipv6: this connection comes from {shown} over IPv6; do not switch IPv6 off")
     return problems
 
 
@@ -509,13 +508,16 @@ def main() -> None:
     )
     options = module.params
     host = Host(module)
+    sockets = ufw.read_sockets()
     connection = ufw.ssh_connection(os.getpid())
+    ports = ufw.sshd_ports(sockets) | ({connection[1]} if connection else set())
+    # root in a container may not look into the processes of others: there it is one of those who are logged in
+    clients = [connection[0]] if connection else ufw.peers(ports, sockets)
     errors = ufw.check_records(options["rules"], options["ipv6"])
-    errors += ssh_problems(connection, options["ssh_from"], options["ipv6"])
+    errors += ssh_problems(clients, options["ssh_from"], options["ipv6"])
     if errors:
         module.fail_json(msg="\n".join(["Nothing was changed.", *errors]))
 
-    ports = ufw.sshd_ports() | ({connection[1]} if connection else set())
     ports = ports or {options["ssh_fallback"]}
     records = ufw.ssh_records(ports, options["ssh_from"], options["ssh_rule"]) + options["rules"]
     ipv6 = options["ipv6"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from probes import ROOT, ansible_environment, run_playbook
 
 CONVERGE = "molecule/shared/converge.yml"
+SSH = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
 
 
 def name(host):
@@ -37,7 +38,7 @@ def apply(host, *arguments, check=False, **variables):
         *options,
         *arguments,
         inventories=inventories(host),
-        ANSIBLE_HOST_KEY_CHECKING="False",
+        ANSIBLE_SSH_COMMON_ARGS=SSH,
         ANSIBLE_GATHER_SUBSET="!all",
     )
 
@@ -51,25 +52,18 @@ def changes(host, **options):
 
 def kernel(host):
     """What the kernel holds for both families."""
-    with host.sudo():
-        return host.check_output("iptables -S; ip6tables -S")
-
-
-def root(host, command):
-    with host.sudo():
-        return host.check_output(command)
+    return host.check_output("iptables -S; ip6tables -S")
 
 
 @contextmanager
 def replaced(host, program, script):
     """A script in the place of a program, as the role finds it."""
     path = f"/usr/local/sbin/{program}"
-    with host.sudo():
-        host.check_output("printf '#!/bin/sh\\n%%s\\n' %s > %s && chmod 755 %s", script, path, path)
+    host.check_output("printf '#!/bin/sh\\n%%s\\n' %s > %s && chmod 755 %s", script, path, path)
     try:
         yield
     finally:
-        root(host, f"rm {path}")
+        host.check_output(f"rm {path}")
 
 
 def reaches(host, address, port):
@@ -98,7 +92,7 @@ def ad_hoc(host, module, arguments, *options, timeout=60):
     done = subprocess.run(
         [*command, *(f"--inventory={path}" for path in inventories(host))],
         cwd=ROOT,
-        env=ansible_environment(ANSIBLE_HOST_KEY_CHECKING="False"),
+        env=ansible_environment(ANSIBLE_SSH_COMMON_ARGS=SSH),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -1,11 +1,11 @@
-"""What goes wrong with a firewall, and what a run makes of it."""
+"""What goes wrong with a firewall or its input, and what a run makes of it."""
 
 from __future__ import annotations
 
 import time
 
 import pytest
-from firewall import ad_hoc, apply, changes, kernel, replaced, restored, root
+from firewall import ad_hoc, apply, changes, kernel, replaced, restored
 from probes import connects
 
 testinfra_hosts = ["ansible://debian13"]  # one is enough: test_ufw.py holds both against the same measure
@@ -30,7 +30,7 @@ testinfra_hosts = ["ansible://debian13"]  # one is enough: test_ufw.py holds bot
 )
 def test_harm_is_seen_and_mended(host, address, harm):
     healthy = kernel(host)
-    root(host, harm)
+    host.check_output(harm)
     assert changes(host) >= 1
     assert kernel(host) == healthy
     assert [connects(address, port) for port in (22, 8001, 8012)] == ["open", "open", "dropped"]
@@ -38,7 +38,7 @@ def test_harm_is_seen_and_mended(host, address, harm):
 
 
 def test_harm_is_told_in_check_mode(host):
-    root(host, "iptables -A ufw-user-input -p tcp --dport 8012 -j ACCEPT")
+    host.check_output("iptables -A ufw-user-input -p tcp --dport 8012 -j ACCEPT")
     harmed = kernel(host)
     asked = apply(host, check=True)
     assert "IPv4: chain ufw-user-input has" in asked.stdout
@@ -96,8 +96,7 @@ def test_killed_run_leaves_ssh_open_and_is_mended(host, address, moment):
 
 def test_firewall_waits_for_its_turn(host):
     """Ufw's own lock is honoured, and somebody else's command is not undone."""
-    root(
-        host,
+    host.check_output(
         "systemd-run --collect --unit hold python3 -c 'import fcntl,time\n"
         'lock=open("/run/ufw.lock","w"); fcntl.lockf(lock, fcntl.LOCK_EX); time.sleep(8)\'',
     )
@@ -110,19 +109,77 @@ def test_firewall_waits_for_its_turn(host):
 def test_sshd_moves_to_another_port(host, address):
     move = "printf 'Port %s\\n' {} > /etc/ssh/sshd_config.d/10-port.conf && systemctl restart ssh"
     try:
-        root(host, move.format("22 2022"))
+        host.check_output(move.format("22 2022"))
         assert changes(host) == 1
         assert connects(address, 2022) == "open"
-        root(host, move.format("2022"))
+        host.check_output(move.format("2022"))
         assert changes(host, ansible_port=2022) == 1
         assert connects(address, 2022) == "open"
         assert connects(address, 22) == "dropped"  # it would be refused if it were still allowed
         assert changes(host, ansible_port=2022) == 0
     finally:
-        back = "rm -f /etc/ssh/sshd_config.d/10-port.conf && ufw allow 22/tcp && systemctl restart ssh"
+        back = "rm -f /etc/ssh/sshd_config.d/10-port.conf && ufw allow 22/tcp comment back && systemctl restart ssh"
         ad_hoc(host, "ansible.builtin.shell", back, "--extra-vars", "ansible_port=2022")
     changes(host)
-    root(host, "ufw delete allow 22/tcp")
+    host.check_output("ufw delete allow 22/tcp comment back")
     assert changes(host) == 0
     assert connects(address, 22) == "open"
     assert connects(address, 2022) == "dropped"
+
+
+def test_emergency_block_holds_when_rules_change(host, address):
+    us = [word for word in host.check_output("ss -Htn state established sport = :22").split() if ":" in word][1]
+    us = us.rpartition(":")[0].strip("[]").removeprefix("::ffff:")
+    assert connects(address, 8001) == "open"
+    host.check_output(f"ufw prepend deny from {us}")
+    try:
+        more = [{"port": 8001, "proto": "tcp"}, {"port": 8013, "proto": "tcp"}]
+        with restored(host):
+            assert changes(host, ufw_rules=more) == 1
+            assert {port: connects(address, port) for port in (22, 8001, 8013)} == {
+                22: "open",  # or we could not lift it
+                8001: "dropped",
+                8013: "dropped",
+            }
+    finally:
+        host.check_output(f"ufw delete deny from {us}")
+    assert connects(address, 8001) == "open"
+
+
+def test_ssh_from_some_networks_only(host, address):
+    with restored(host):
+        assert changes(host, ufw_ssh_from=["10.0.0.0/8", "2001:db8::/32"]) == 1
+        held = kernel(host)
+        assert "-A ufw-user-input -s 10.0.0.0/8 -p tcp -m tcp --dport 22 -j ACCEPT" in held
+        assert "-A ufw-user-input -p tcp -m tcp --dport 22 -j ACCEPT" not in held
+        assert "-A ufw6-user-input -s 2001:db8::/32 -p tcp -m tcp --dport 22 -j ACCEPT" in held
+        assert connects(address, 22) == "open"
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"ufw_rules": [{"port": 80, "proto": "tcp"}, {"port": "8000:8010"}]},
+            "rules[1] {port: 8000:8010}: proto: a range of ports (8000:8010) needs a protocol",
+        ),
+        (
+            {"ufw_fleet_rules": [{"port": 80, "from": "lb1.example.com"}]},
+            "{port: 80, from: lb1.example.com}: from: 'lb1.example.com' is no address",
+        ),
+        ({"ufw_rules": [{"prot": "tcp", "port": 80}]}, "prot"),
+        ({"ufw_rules": [{"port": 80, "action": "alow"}]}, "alow"),
+        ({"ufw_ssh_from": ["192.0.2.0/24"]}, "which is not in ['192.0.2.0/24']; add its network"),
+        ({"ufw_ssh_from": []}, "ssh_from: the list is empty"),
+        (
+            {"ufw_ipv6": False},
+            "{port: 8010, proto: tcp, from: 2001:db8::/32}: from: 2001:db8::/32 is IPv6, which is switched off",
+        ),
+    ],
+)
+def test_wrong_input_changes_nothing(host, variables, message):
+    before = kernel(host)
+    done = apply(host, **variables)
+    assert done.returncode != 0
+    assert message in " ".join(done.stdout.replace("\\n", "\n").split())
+    assert kernel(host) == before

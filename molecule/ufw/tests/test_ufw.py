@@ -6,7 +6,7 @@ import json
 import subprocess
 
 import pytest
-from firewall import ad_hoc, apply, changes, kernel, name, reaches, restored, root
+from firewall import ad_hoc, changes, kernel, name, reaches, restored
 from probes import connects, wait_until
 
 testinfra_hosts = ["ansible://systems_under_test"]
@@ -92,9 +92,9 @@ def test_service_loads_it_at_boot(host):
 def test_ufw_would_write_the_same_files(host):
     """Ufw writes its files anew from what it reads in them."""
     show = "cat /etc/ufw/user.rules /etc/ufw/user6.rules"
-    before = root(host, show)
-    root(host, "ufw logging low")
-    assert root(host, show) == before
+    before = host.check_output(show)
+    host.check_output("ufw logging low")
+    assert host.check_output(show) == before
 
 
 def test_second_run_by_another_port_changes_nothing(host):
@@ -108,7 +108,7 @@ def test_second_run_by_another_port_changes_nothing(host):
 
 
 def test_stale_rules_go_and_foreign_ones_stay(host, address):
-    root(host, "ufw allow 8012/tcp && ufw allow proto udp from 203.0.113.9 to any port 53 comment 'by hand'")
+    host.check_output("ufw allow 8012/tcp && ufw allow proto udp from 203.0.113.9 to any port 53 comment 'by hand'")
     try:
         with restored(host):
             fewer = {"ufw_rules": [{"port": 8001, "proto": "tcp", "comment": "for all"}], "ufw_fleet_rules": []}
@@ -124,30 +124,11 @@ def test_stale_rules_go_and_foreign_ones_stay(host, address):
             }
             assert changes(host, **fewer) == 0
         assert connects(address, 8012) == "open"
-        assert "by hand" in root(host, "ufw status")
+        assert "by hand" in host.check_output("ufw status")
     finally:
-        root(host, "ufw delete allow 8012/tcp; ufw delete allow proto udp from 203.0.113.9 to any port 53")
+        host.check_output("ufw delete allow 8012/tcp; ufw delete allow proto udp from 203.0.113.9 to any port 53")
     assert connects(address, 8012) == "dropped"
     assert changes(host) == 0
-
-
-def test_emergency_block_holds_when_rules_change(host, address):
-    us = [word for word in root(host, "ss -Htn state established sport = :22").split() if ":" in word][1]
-    us = us.rpartition(":")[0].strip("[]").removeprefix("::ffff:")
-    assert connects(address, 8001) == "open"
-    root(host, f"ufw prepend deny from {us}")
-    try:
-        more = [{"port": 8001, "proto": "tcp"}, {"port": 8013, "proto": "tcp"}]
-        with restored(host):
-            assert changes(host, ufw_rules=more) == 1
-            assert {port: connects(address, port) for port in (22, 8001, 8013)} == {
-                22: "open",  # or we could not lift it
-                8001: "dropped",
-                8013: "dropped",
-            }
-    finally:
-        root(host, f"ufw delete deny from {us}")
-    assert connects(address, 8001) == "open"
 
 
 # --- other settings
@@ -171,53 +152,11 @@ def test_other_settings(host, address):
         held = kernel(host)
         assert "-P OUTPUT DROP" in held
         assert "-P FORWARD ACCEPT" in held
-        assert "ufw6-user-input" not in root(host, "ip6tables -S INPUT")
-        assert "-P INPUT DROP" in root(host, "ip6tables -S INPUT")
+        assert "ufw6-user-input" not in host.check_output("ip6tables -S INPUT")
+        assert "-P INPUT DROP" in host.check_output("ip6tables -S INPUT")
         assert "[UFW AUDIT] " in held
         assert "-A ufw-user-input -p tcp -m tcp --dport 22 -j ufw-user-limit-accept" in held
         assert changes(host, **other) == 0
-
-
-def test_ssh_from_some_networks_only(host, address):
-    with restored(host):
-        assert changes(host, ufw_ssh_from=["10.0.0.0/8", "2001:db8::/32"]) == 1
-        held = kernel(host)
-        assert "-A ufw-user-input -s 10.0.0.0/8 -p tcp -m tcp --dport 22 -j ACCEPT" in held
-        assert "-A ufw-user-input -p tcp -m tcp --dport 22 -j ACCEPT" not in held
-        assert "-A ufw6-user-input -s 2001:db8::/32 -p tcp -m tcp --dport 22 -j ACCEPT" in held
-        assert connects(address, 22) == "open"
-
-
-# --- wrong input
-
-
-@pytest.mark.parametrize(
-    ("variables", "message"),
-    [
-        (
-            {"ufw_rules": [{"port": 80, "proto": "tcp"}, {"port": "8000:8010"}]},
-            "rules[1] {port: 8000:8010}: proto: a range of ports (8000:8010) needs a protocol",
-        ),
-        (
-            {"ufw_fleet_rules": [{"port": 80, "from": "lb1.example.com"}]},
-            "{port: 80, from: lb1.example.com}: from: 'lb1.example.com' is no address",
-        ),
-        ({"ufw_rules": [{"prot": "tcp", "port": 80}]}, "prot"),
-        ({"ufw_rules": [{"port": 80, "action": "alow"}]}, "alow"),
-        ({"ufw_ssh_from": ["192.0.2.0/24"]}, "which is not in ['192.0.2.0/24']; add its network"),
-        ({"ufw_ssh_from": []}, "ssh_from: the list is empty"),
-        (
-            {"ufw_ipv6": False},
-            "{port: 8010, proto: tcp, from: 2001:db8::/32}: from: 2001:db8::/32 is IPv6, which is switched off",
-        ),
-    ],
-)
-def test_wrong_input_changes_nothing(host, variables, message):
-    before = kernel(host)
-    done = apply(host, **variables)
-    assert done.returncode != 0
-    assert message in " ".join(done.stdout.replace("\\n", "\n").split())
-    assert kernel(host) == before
 
 
 # --- last, for it takes the longest

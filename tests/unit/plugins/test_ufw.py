@@ -539,6 +539,7 @@ TCP = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retr
 TCP6 = """  sl  local_address                         remote_address                        st tx_queue rx_queue tr
    0: 00000000000000000000000000000000:0017 00000000000000000000000000000000:0000 0A 0:0 00:0 0 0 0 200 1
    1: 00000000000000000000000001000000:0018 00000000000000000000000000000000:0000 0A 0:0 00:0 0 0 0 201 1
+   2: 0000000000000000FFFF0000010200C0:0016 0000000000000000FFFF0000080200C0:C822 01 0:0 00:0 0 0 0 202 1
 """
 
 
@@ -553,7 +554,16 @@ def test_ports_of_sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_process(tmp_path, 11, 10, name="sshd", title="sshd: ansible@notty", sockets="103 104")
     make_process(tmp_path, 12, 10, name="sshd-session", title="sshd-session: ansible@notty", sockets="103 104")
     make_process(tmp_path, 13, 1, name="nginx", title="nginx: master", sockets="103")
-    assert ufw.sshd_ports(tmp_path) == {22, 23, 2222}
+    assert ufw.sshd_ports(ufw.read_sockets(tmp_path), tmp_path) == {22, 23, 2222}
+
+
+def test_peers(tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "tcp").write_text(TCP)
+    (tmp_path / "net" / "tcp6").write_text(TCP6)
+    sockets = ufw.read_sockets(tmp_path)
+    assert ufw.peers({22}, sockets) == ["192.0.2.7", "192.0.2.8"]
+    assert ufw.peers({2222}, sockets) == []
 
 
 def test_ports_of_another_users_sshd_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -561,9 +571,9 @@ def test_ports_of_another_users_sshd_do_not_count(tmp_path: Path, monkeypatch: p
     (tmp_path / "net" / "tcp").write_text(TCP)
     make_process(tmp_path, 10, 1, name="sshd", title="sshd: me [listener]", sockets="100")
     monkeypatch.setattr(ufw, "ROOT_UID", 12345)
-    assert ufw.sshd_ports(tmp_path) == set()
+    assert ufw.sshd_ports(ufw.read_sockets(tmp_path), tmp_path) == set()
     monkeypatch.setattr(ufw, "ROOT_UID", tmp_path.stat().st_uid)
-    assert ufw.sshd_ports(tmp_path) == {22}
+    assert ufw.sshd_ports(ufw.read_sockets(tmp_path), tmp_path) == {22}
 
 
 def test_rules_for_ssh() -> None:
