@@ -192,6 +192,14 @@ failures:
   type: list
   elements: dict
   sample: [{app: shop, step: install, problem: No solution found, fix: align the versions}]
+lacks:
+  description:
+    - Programs that the host must have before the sources can be fetched. Unless it is empty, nothing was done; install
+      them, and call the module again.
+  returned: when O(state) is V(built)
+  type: list
+  elements: str
+  sample: [git, ssh]
 wanted:
   description: Applications whose source the controller must bring. For the action plugin.
   returned: when O(state) is V(built)
@@ -290,6 +298,12 @@ def resolve_commit(host: Host, app: App) -> str:
     return resolve_ref(listing, source.version)
 
 
+def missing_programs(jobs: list[Job]) -> list[str]:
+    """What must be installed before these sources can be fetched."""
+    needed = ("git", "ssh") if any(job.app.source.kind == "git" for job in jobs) else ()
+    return [program for program in needed if not shutil.which(program, path=SYSTEM_PATH)]
+
+
 def attempt(job: Job, function: Callable[..., None], *arguments: object) -> None:
     """One application's failure is its own."""
     if job.failure:
@@ -304,6 +318,9 @@ def attempt(job: Job, function: Callable[..., None], *arguments: object) -> None
 
 def built(host: Host, jobs: list[Job]) -> dict[str, Any]:
     """Users, directories, releases and `next`."""
+    lacks = missing_programs(jobs)
+    if lacks and not host.check:
+        return {"apps": {}, "wanted": [], "lacks": lacks}
     host.prepare_builder()
     if not host.check:
         remove_forgotten_keys()
@@ -332,7 +349,7 @@ def built(host: Host, jobs: list[Job]) -> dict[str, Any]:
         if (previous != job.id or not job.id) and host.act(f"{name}: next: {previous or 'none'} -> {label}"):
             host.set_link(name, "next", job.id)
         apps[name] = {"id": job.id or None, "previous": previous, "source": job.description, "built": not exists}
-    return {"apps": apps, "wanted": wanted}
+    return {"apps": apps, "wanted": wanted, "lacks": lacks}
 
 
 def switched(host: Host, jobs: list[Job], expected: Mapping[str, Any]) -> dict[str, Any]:

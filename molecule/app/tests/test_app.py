@@ -215,8 +215,8 @@ def test_cache_is_the_builders_own(host):
 def test_second_run_changes_nothing_and_asks_little(host):
     done = apply(host)
     assert changed(done) == 0
-    asked = re.findall(r"^TASK \[wsgi.fleet.app : (?!Validating|Refuse|Load)", done.stdout, re.MULTILINE)
-    assert len(asked) == 5
+    asked = re.findall(r"^TASK \[wsgi.fleet.app : (?!Validating|Refuse|Install git)", done.stdout, re.MULTILINE)
+    assert len(asked) == 4
 
 
 def test_check_mode_tells_of_a_new_commit_and_does_nothing(host):
@@ -382,7 +382,8 @@ def test_killed_build_is_mended(host):
 
 
 def test_what_comes_back_finds_its_data(host):
-    assert host.file("/srv/packaged/shared/upload").user == "packaged"
+    assert host.file("/srv/packaged/shared/upload").exists
+    assert host.file("/srv/packaged/shared").user == "packaged"
     assert python(host, "packaged", "import itsdangerous; print('ok')") == "ok"
 
 
