@@ -102,7 +102,9 @@ def check_of(instance: Mapping[str, Any], check: str) -> dict[str, Any]:
         "name": f"gunicorn --check-config for {instance['name']}",
         "file": path,
         "user": instance["user"],
-        "argv": [*python, "-c", check, "--config", f"{{root}}/{path}", instance["callable"]],
+        "argv": [*python, "-c", check, "--config", f"{{root}}/{path}"],
+        # A new release is tried when it is switched to; here only what changes here counts.
+        "when_changed": [path],
     }
     if instance.get("directory"):
         test["chdir"] = instance["directory"]
@@ -123,7 +125,11 @@ def gunicorn_tree(instances: Sequence[Mapping[str, Any]], check: str) -> dict[st
         {
             "path": f"{instance['name']}/gunicorn.conf.py",
             "template": "gunicorn.conf.py.j2",
-            "vars": {"__gunicorn_lines": settings_lines(instance.get("settings") or {})},
+            "vars": {
+                "__gunicorn_lines": settings_lines(
+                    {**(instance.get("settings") or {}), "wsgi_app": instance["callable"]}
+                )
+            },
             "group": instance["group"],
             "mode": "0640",
             "secret": bool((instance.get("settings") or {}).get("raw_env")),

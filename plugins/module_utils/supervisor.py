@@ -109,6 +109,18 @@ def watched(command: str, launcher: str) -> tuple[str, ...]:
 # ------------------------------------------------------------------------------------------------------ the daemon
 
 
+def forgotten_sockets(directory: Path, listed: str) -> list[Path]:
+    """The Unix sockets in a directory that no process holds any more.
+
+    `listed` is the content of /proc/net/unix. supervisord leaves the path of a socket behind when it closes it.
+    """
+    held = {line.split(maxsplit=7)[7] for line in listed.splitlines()[1:] if len(line.split(maxsplit=7)) > 7}
+    try:
+        return sorted(path for path in directory.iterdir() if path.is_socket() and str(path) not in held)
+    except FileNotFoundError:
+        return []
+
+
 class Rpc(Protocol):
     """What we use of supervisord's interface (the `supervisor` namespace of its XML-RPC)."""
 

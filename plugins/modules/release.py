@@ -99,6 +99,12 @@ options:
         description: Requirements to install as well, such as the server.
         type: list
         elements: str
+      check:
+        description:
+          - Command that must succeed in a release before V(switched) makes it live, such as a trial import.
+          - It runs through C(CONFIG_DIR/APP/run --next), so as the application's user and with its environment.
+        type: list
+        elements: str
       keep_releases:
         description: How many complete releases to keep.
         type: int
@@ -107,6 +113,10 @@ options:
     description: Directory of the applications.
     type: path
     default: /srv
+  config_dir:
+    description: Directory of their C(run) files.
+    type: path
+    default: /etc/wsgi-fleet
   log_dir:
     description: Directory of their logs.
     type: path
@@ -253,6 +263,8 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.release.identity import
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.records import App, parse_app
 
+CHECK_TIMEOUT = 120  # seconds; gunicorn would give a worker less to come up
+
 # -- the three states ------------------------------------------------------------------------------------------
 
 
@@ -366,13 +378,22 @@ def switched(host: Host, jobs: list[Job], expected: Mapping[str, Any]) -> dict[s
                 "switch", f"{host.root}/{name}/next names no complete release", "build one first (role app, main)"
             )
         release = release or UNKNOWN
-        if release != previous and host.act(f"{name}: current: {previous or 'none'} -> {release}"):
-            host.set_link(name, "current", release)
+        if release != previous:
+            if not host.check:
+                prove(host, job.app)
+            if host.act(f"{name}: current: {previous or 'none'} -> {release}"):
+                host.set_link(name, "current", release)
         apps[name] = {"id": release, "previous": previous}
 
     for job in jobs:
         attempt(job, switch, job)
     return {"apps": apps}
+
+
+def prove(host: Host, app: App) -> None:
+    """Run the application's own check in the next release; what is live stays so when it fails."""
+    if app.check:
+        host.command([str(host.config / app.name / "run"), "--next", *app.check], "check", timeout=CHECK_TIMEOUT)
 
 
 def pruned(host: Host, jobs: list[Job]) -> dict[str, Any]:
@@ -494,12 +515,14 @@ def arguments() -> dict[str, Any]:
         "python": {"type": "str"},
         "requirements": {"type": "list", "elements": "str"},
         "packages": {"type": "list", "elements": "str"},
+        "check": {"type": "list", "elements": "str"},
         "keep_releases": {"type": "int", "default": 5},
     }
     return {
         "state": {"type": "str", "choices": ["built", "switched", "pruned"], "default": "built"},
         "apps": {"type": "list", "elements": "dict", "required": True, "options": app},
         "root": {"type": "path", "default": "/srv"},
+        "config_dir": {"type": "path", "default": "/etc/wsgi-fleet"},
         "log_dir": {"type": "path", "default": "/var/log/wsgi-fleet"},
         "cache_dir": {"type": "path", "default": "/var/cache/wsgi-fleet"},
         "state_dir": {"type": "path", "default": "/var/lib/wsgi-fleet"},

@@ -44,6 +44,9 @@ options:
     description: Seconds to wait for supervisord, and for each process beyond its own C(startsecs) or C(stopwaitsecs).
     type: int
     default: 60
+  runtime_directory:
+    description: Directory of the programs' sockets. Those in it that nobody listens on any more are removed.
+    type: path
   groups:
     description: All process groups. Check mode says that these would start, where no supervisord runs yet.
     type: list
@@ -114,6 +117,7 @@ restarted:
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Optional
 
 from ansible.module_utils.basic import AnsibleModule
@@ -122,6 +126,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.supervisor import (
     Outcome,
     Reconciler,
     SupervisorError,
+    forgotten_sockets,
     stamp,
     stamp_of,
 )
@@ -236,6 +241,7 @@ def main() -> None:
             "watch": {"type": "list", "elements": "path", "default": []},
             "launcher": {"type": "path", "required": True},
             "timeout": {"type": "int", "default": 60},
+            "runtime_directory": {"type": "path"},
             "groups": {"type": "list", "elements": "str", "default": []},
             "pending": {"type": "list", "elements": "str", "default": []},
             "pending_daemon": {"type": "bool", "default": False},
@@ -254,6 +260,10 @@ def main() -> None:
         else:
             enabled, action = service.bring_up(daemon, parameters["timeout"])
             outcome = reconciler.reconcile()
+            if parameters["runtime_directory"]:
+                listed = Path("/proc/net/unix").read_text()
+                for path in forgotten_sockets(Path(parameters["runtime_directory"]), listed):
+                    path.unlink()
     except (SupervisorError, OSError) as error:
         outcome = reconciler.outcome
         outcome.errors.append(str(error))

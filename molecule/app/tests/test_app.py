@@ -169,13 +169,11 @@ def test_application_cannot_write_its_code(host, place):
 
 
 def test_application_can_write_what_it_shares(host):
-    assert (
-        as_user(
-            host, "shop", "touch /srv/shop/shared/x && rm /srv/shop/shared/x && touch /var/log/wsgi-fleet/shop/x"
-        ).rc
-        == 0
-    )
-    host.check_output("rm /var/log/wsgi-fleet/shop/x")
+    assert as_user(host, "shop", "touch /srv/shop/shared/x && rm /srv/shop/shared/x").rc == 0
+
+
+def test_application_cannot_plant_a_link_where_root_opens_logs(host):
+    assert as_user(host, "shop", "ln -s /etc/cron.d/x /var/log/wsgi-fleet/shop/gunicorn.log").rc != 0
 
 
 def test_code_is_compiled_since_the_application_cannot(host):

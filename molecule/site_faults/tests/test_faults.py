@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 
@@ -130,7 +132,7 @@ def test_wrong_records_are_refused_all_at_once_before_any_host_is_touched(fleet)
     done = site(records=[*records, twice, twice, {**twice, "name": "other"}])
     assert done.returncode != 0
     expected = [message.replace("APP", f"app{n}") for n, (_, message) in enumerate(WRONG)]
-    expected += ["'twice' is another app's already", "app other: domains[0]: 'twice.example' is app twice's"]
+    expected += ["name: 'twice' is taken by app twice", "app other: domains[0]: 'twice.example' is app twice's"]
     assert [message for message in expected if message not in done.stdout + done.stderr] == [], done.stdout
     assert SECRET not in done.stdout + done.stderr
     assert difference(before, fleet) == UNTOUCHED
@@ -179,9 +181,12 @@ def test_changed_secret_reaches_the_processes_and_no_output(fleet):
     assert sum(changes(done).values()) > 0
     assert changed not in done.stdout + done.stderr
     for name in ("app1", "app2"):
-        pids = fleet[name].check_output("pgrep -u shop -f gunicorn").split()
-        for pid in pids:
-            assert changed in fleet[name].run(f"tr '\\0' '\\n' </proc/{pid}/environ").stdout
+        # As its own user: a container's root may not look into other users' processes.
+        show = (
+            "for pid in $(pgrep -u shop -f [g]unicorn); do tr '\\0' '\\n' </proc/$pid/environ | grep ^SECRET_KEY; done"
+        )
+        shown = fleet[name].check_output(f"runuser -u shop -- sh -c {shlex.quote(show)}").splitlines()
+        assert set(shown) == {f"SECRET_KEY={changed}"}
 
 
 def test_bad_gunicorn_setting_leaves_the_application_as_it_is(fleet):
@@ -195,6 +200,20 @@ def test_bad_gunicorn_setting_leaves_the_application_as_it_is(fleet):
         "readlink /srv/shop/current; pgrep -u shop | sort; cat /etc/wsgi-fleet/shop/gunicorn.conf.py"
     )
     assert now == before
+    assert fetch(BALANCER, SHOP, "/healthz").status == 200
+
+
+def test_release_that_does_not_import_does_not_go_live(fleet, tmp_path):
+    broken = tmp_path / "shop"
+    shutil.copytree(ROOT / "examples" / "shop", broken)
+    with (broken / "wsgi.py").open("a") as code:
+        code.write("import no_such_module\n")
+    running = "readlink /srv/shop/current; pgrep -u shop | sort"
+    before = fleet["app1"].check_output(running)
+    done = site(records=apps(shop={"source": {"path": str(broken)}}))
+    assert done.returncode != 0
+    assert "No module named 'no_such_module'" in done.stdout + done.stderr
+    assert fleet["app1"].check_output(running) == before
     assert fetch(BALANCER, SHOP, "/healthz").status == 200
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,6 +42,8 @@ def app_apps(plan: Plan, host: str) -> Records:
                 requirement(app["gunicorn"]["version"], app["gunicorn"]["settings"]["worker_class"]),
                 *app["packages"],
             ],
+            # gunicorn imports the app and reads its settings in the new release, before that goes live.
+            "check": ["gunicorn", "--check-config", "-c", f"{_CONFIG}/{app['name']}/gunicorn.conf.py"],
         }
         for app in _apps(plan, host)
     ]
@@ -89,7 +90,7 @@ def _program(app: dict[str, Any]) -> dict[str, Any]:
     program = {
         "name": name,
         "type": "fcgi-program",
-        "command": shlex.join([f"{config}/run", "gunicorn", "-c", f"{config}/gunicorn.conf.py", app["callable"]]),
+        "command": f"{config}/run gunicorn -c {config}/gunicorn.conf.py",
         "numprocs": app["masters"],
         "process_name": "%(program_name)s_%(process_num)d",
         "socket": f"tcp://127.0.0.1:{app['port']}" if "port" in app else f"unix://{_RUN}/{name}.sock",

@@ -67,6 +67,7 @@ class Host:
         self.check: bool = module.check_mode
         self.warn = module.warn
         self.root = Path(params["root"])
+        self.config = Path(params["config_dir"])
         self.logs = Path(params["log_dir"])
         self.cache = Path(params["cache_dir"])
         self.state = Path(params["state_dir"])
@@ -142,7 +143,8 @@ class Host:
         self.ensure_directory(self.root / app.name, 0, account.gid, PASSAGE)
         self.ensure_directory(self.root / app.name / "releases", 0, account.gid, PASSAGE)
         self.ensure_directory(home, account.uid, account.gid, 0o750)
-        self.ensure_directory(self.logs / app.name, account.uid, group_id("adm"), 0o750)
+        # Root's: supervisord opens the logs as root, and must not find a link there that the application has made.
+        self.ensure_directory(self.logs / app.name, 0, group_id("adm"), 0o750)
 
     def refuse_foreign(self, name: str, home: Path) -> None:
         """Never take over a user or a directory that somebody else made."""

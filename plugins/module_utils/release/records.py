@@ -69,6 +69,7 @@ class App:
     python: str = ""
     requirements: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
+    check: tuple[str, ...] = ()
     keep_releases: int = 5
 
 
@@ -100,6 +101,7 @@ def parse_app(record: Mapping[str, Any], secrets: Optional[Mapping[str, str]] = 
         python=str(record.get("python") or ""),
         requirements=tuple(record.get("requirements") or ()),
         packages=tuple(record.get("packages") or ()),
+        check=tuple(record.get("check") or ()),
         keep_releases=int(record.get("keep_releases") or 5),
     )
 
@@ -121,6 +123,8 @@ def app_record(app: App) -> dict[str, Any]:
         record["requirements"] = list(app.requirements)
     if app.packages:
         record["packages"] = list(app.packages)
+    if app.check:
+        record["check"] = list(app.check)
     return record
 
 
@@ -193,6 +197,9 @@ def _record_problems(record: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{key}: one of them holds a password; the index and its password belong in app_uv_environment"
             elif key == "packages" and (not value.strip() or value.lstrip().startswith("-") or "\n" in value):
                 yield f"packages: {value!r} is not a requirement such as 'gunicorn==27.0.1'"
+    check = record.get("check") or []
+    if not isinstance(check, (list, tuple)) or not all(isinstance(word, str) for word in check):
+        yield "check: expected a command as a list of strings"
     for key in ("env", "secrets"):
         yield from _environment_problems(key, record.get(key))
     for name in sorted(set(record.get("env") or ()) & set(record.get("secrets") or ())):

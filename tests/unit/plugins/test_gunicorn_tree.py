@@ -78,7 +78,7 @@ def test_the_file_is_for_the_group_and_in_the_order_of_names() -> None:
     assert file == {
         "path": "shop/gunicorn.conf.py",
         "template": "gunicorn.conf.py.j2",
-        "vars": {"__gunicorn_lines": ["bind = 'fd://0'", "workers = 2"]},
+        "vars": {"__gunicorn_lines": ["bind = 'fd://0'", "workers = 2", "wsgi_app = 'wsgi:app'"]},
         "group": "shop",
         "mode": "0640",
         "secret": False,
@@ -97,8 +97,9 @@ def test_gunicorn_itself_is_the_test() -> None:
         "name": "gunicorn --check-config for shop",
         "file": "shop/gunicorn.conf.py",
         "user": "shop",
-        "argv": ["/etc/x/run", "--next", "python", "-c", "import gunicorn", "--config", conf, "wsgi:app"],
+        "argv": ["/etc/x/run", "--next", "python", "-c", "import gunicorn", "--config", conf],
+        "when_changed": ["shop/gunicorn.conf.py"],
     }
     (test,) = tree([VENV])["tests"]
-    assert test["argv"] == ["/v/bin/python", "-c", "import gunicorn", "--config", conf, "wsgi:app"]
+    assert test["argv"] == ["/v/bin/python", "-c", "import gunicorn", "--config", conf]
     assert test["chdir"] == "/d"

@@ -34,6 +34,17 @@ def launched(*paths: str, **environment: str) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in done.stdout.split("\0") if entry)
 
 
+def test_only_sockets_that_nobody_holds_are_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with socket.socket(socket.AF_UNIX) as held, socket.socket(socket.AF_UNIX) as left:
+        held.bind(str(tmp_path / "held.sock"))
+        left.bind(str(tmp_path / "left.sock"))
+        left.close()
+        listed = Path("/proc/net/unix").read_text()
+        assert s.forgotten_sockets(tmp_path, listed) == [tmp_path / "left.sock"]
+    assert s.forgotten_sockets(tmp_path / "missing", listed) == []
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     (tmp_path / "file").write_bytes(b"content\n\xff")
