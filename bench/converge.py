@@ -40,7 +40,7 @@ linux_apps:
     sandbox_ip: "{{{{ ansible_host }}}}"
     sandbox_suite: trixie
     ansible_user: ansible
-    ansible_ssh_private_key_file: {root}/.cache/ssh/id_ed25519
+    ansible_ssh_private_key_file: {root}/.cache/ssh/fleet-bench
     ansible_ssh_host_key_checking: false
     ansible_ssh_common_args: -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR
     wsgi_apps:
