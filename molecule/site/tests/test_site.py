@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from probes import ROOT, ansible_environment, connects, fetch, wait_until
+from probes import ROOT, ansible_environment, connects, fetch, run_playbook, wait_until
 
 INVENTORIES = [ROOT / "inventories" / "sandbox", ROOT / "molecule" / "site" / "inventory"]
 BALANCER = "10.213.65.10"
@@ -118,6 +118,13 @@ def test_installed_collection_gives_the_same_result(tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert set(re.findall(r"changed=(\d+)", done.stdout)) == {"0"}, done.stdout
+
+
+def test_mitogen_gives_the_same_result():
+    done = run_playbook("site.yml", inventories=INVENTORIES, ANSIBLE_STRATEGY="wsgi.fleet.mitogen")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "mitogen cannot be used" not in done.stderr
     assert set(re.findall(r"changed=(\d+)", done.stdout)) == {"0"}, done.stdout
 
 
