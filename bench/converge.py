@@ -123,13 +123,8 @@ def measure(count: int, work: Path) -> list[tuple[str, int, str, Run]]:
     return rows
 
 
-def main() -> None:
-    """Measure, print, keep."""
-    sizes = [int(size) for size in sys.argv[1:]] or [1, 2, 4, 8]
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="bench-") as work:
-        for size in sizes:
-            rows += measure(size, Path(work))
+def report(rows: list[tuple[str, int, str, Run]]) -> str:
+    """The measurements as a page."""
     version = subprocess.run(
         [ROOT / ".venv/bin/ansible-playbook", "--version"], capture_output=True, text=True, check=True
     ).stdout.splitlines()[0]
@@ -138,7 +133,7 @@ def main() -> None:
         f"# site.yml on {today}",
         "",
         f"{version}, Python {platform.python_version()}, {os.cpu_count()} cores for the control node and all hosts.",
-        f"One application on each host. Tasks are those of one host, facts included.",
+        "One application on each host. Tasks are those of one host, facts included.",
         f"One run each; with {SMALL} host, medians of {REPEATS} where nothing had to be installed.",
         "",
         "| hosts | run | transport | seconds | seconds per host | tasks | changed |",
@@ -147,9 +142,17 @@ def main() -> None:
     for transport, count, kind, run in sorted(rows, key=lambda row: (row[1], row[2], row[0])):
         cells = (count, kind, transport, f"{run.seconds:.1f}", f"{run.seconds / count:.1f}", run.tasks, run.changed)
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    text = "\n".join(lines) + "\n"
-    print(text)
-    (ROOT / "bench" / "results" / "converge.md").write_text(text)
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, print, keep; what is measured is kept at once."""
+    rows: list[tuple[str, int, str, Run]] = []
+    for size in [int(size) for size in sys.argv[1:]] or [1, 2, 4, 8]:
+        with tempfile.TemporaryDirectory(prefix="bench-") as work:
+            rows += measure(size, Path(work))
+        (ROOT / "bench" / "results" / "converge.md").write_text(report(rows))
+    print(report(rows))
 
 
 if __name__ == "__main__":
