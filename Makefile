@@ -5,6 +5,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONPATH :=
 role ?=
 SANDBOX := -i inventories/sandbox
+# Making hosts takes root on this machine: ask for the password where sudo wants one.
+ASK = $(shell [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null || echo --ask-become-pass)
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -13,12 +15,12 @@ setup: ## Install the locked tools, and what it takes to make hosts
 	@tools/setup hosts
 
 demo: setup ## Make a small fleet on this machine, converge it, and ask every site
-	@ansible-playbook $(SANDBOX) molecule/shared/create.yml
+	@ansible-playbook $(ASK) $(SANDBOX) molecule/shared/create.yml
 	@ansible-playbook $(SANDBOX) site.yml
 	@ansible-playbook $(SANDBOX) playbooks/status.yml
 
 demo-down: setup ## Remove the demo's hosts, their network and their keys
-	@ansible-playbook $(SANDBOX) molecule/shared/destroy.yml
+	@ansible-playbook $(ASK) $(SANDBOX) molecule/shared/destroy.yml
 
 test: $(if $(role),,lint unit) molecule ## Everything; `make test role=nginx` for one scenario
 
