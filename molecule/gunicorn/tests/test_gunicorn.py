@@ -136,7 +136,9 @@ def test_inherited_socket_stays_when_gunicorn_stops(host, hook, stays):
     wait_until(lambda: host.run(ask).rc == 0, 30, "an answer")
     assert json.loads(host.check_output(ask))["runner"] == "yes"
     if hook:
-        assert host.check_output("stat -c '%a %F' /srv/demo/control/gunicorn.ctl") == "660 socket"
+        # A thread of gunicorn's makes it, some time after the first answer.
+        control = "stat -c '%a %F' /srv/demo/control/gunicorn.ctl"
+        wait_until(lambda: host.run(control).stdout.strip() == "660 socket", 10, "the control socket")
     host.check_output("systemctl kill --kill-who=main --signal=TERM test-inherited")
     log = "journalctl --unit=test-inherited --output=cat --since=-60s"
     wait_until(lambda: "ended" in host.check_output(log).split("serving")[-1].splitlines(), 30, "gunicorn to stop")
