@@ -1,0 +1,312 @@
+"""What runs of the role do to a serving nginx. Each run is one for all hosts: runs are what takes the time here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import testinfra
+from probes import ROOT, connects, fetch, run_playbook
+from serving import CACHE, CERTIFICATE, KEY, certificate, digest, is_refused, where
+
+NEW = {
+    "name": "new",
+    "server_names": ["new.example.com"],
+    "upstream": {"servers": [{"address": "127.0.0.1:9101"}]},
+}
+GIVEN = {
+    **NEW,
+    "name": "given",
+    "server_names": ["given.example.com"],
+    "tls": {"mode": "files", "certificate": CERTIFICATE.read_text(), "key": KEY.read_text()},
+}
+INVENTORIES = [ROOT / "molecule" / "shared" / "inventory", Path(__file__).parents[1] / "inventory"]
+
+
+@dataclass
+class Run:
+    """A run of the role on all hosts."""
+
+    code: int
+    said: str
+    errors: str
+    names: list[str]
+
+    def recap(self, what):
+        """One number of the recap, of each host."""
+        return [int(re.search(rf"(?m)^{name} +: .*\b{what}=(\d+)", self.said)[1]) for name in self.names]
+
+    def changes(self):
+        """The run succeeded; the number of changes on each host."""
+        assert self.code == 0, self.said + self.errors
+        return self.recap("changed")
+
+    def refusals(self):
+        """The run failed on each host; what it said there."""
+        assert self.code == 2, self.said + self.errors
+        assert self.recap("failed") == [1] * len(self.names), self.said + self.errors
+        # a host's message goes on as long as lines are indented
+        texts = ["".join(re.findall(rf"(?m)^fatal: \[{n}\].*(?:\n(?:[ \t].*)?)*", self.said)) for n in self.names]
+        return [" ".join(text.split()) for text in texts]
+
+
+@pytest.fixture(scope="module")
+def hosts(request):
+    inventory = request.config.option.ansible_inventory
+    found = testinfra.get_hosts(["ansible://systems_under_test"], ansible_inventory=inventory)
+    assert len(found) == 2
+    return found
+
+
+@pytest.fixture(scope="module")
+def play(request, hosts, tmp_path_factory):
+    """Run the role once more on all hosts, with other variables."""
+    names = [host.backend.host for host in hosts]
+    facts = str(tmp_path_factory.mktemp("facts"))
+
+    def run(*arguments, **variables):
+        variables["role_under_test"] = "nginx"
+        # what is on a command line is no secret
+        with file_on_controller(CACHE / "variables.json", variables) as path:
+            done = run_playbook(
+                "molecule/shared/converge.yml",
+                *("--extra-vars", f"@{path}", *arguments),
+                inventories=[*INVENTORIES, Path(request.config.option.ansible_inventory)],
+                ANSIBLE_CACHE_PLUGIN="jsonfile",
+                ANSIBLE_CACHE_PLUGIN_CONNECTION=facts,
+                ANSIBLE_CALLBACK_RESULT_FORMAT="yaml",
+                ANSIBLE_GATHERING="smart",
+                ANSIBLE_HOST_KEY_CHECKING="false",
+                ANSIBLE_INJECT_FACT_VARS="false",
+            )
+        return Run(done.returncode, done.stdout, done.stderr, names)
+
+    return run
+
+
+@contextlib.contextmanager
+def file_on_controller(path, variables):
+    path.write_text(json.dumps(variables))
+    path.chmod(0o600)
+    try:
+        yield path
+    finally:
+        path.unlink()
+
+
+@contextlib.contextmanager
+def file_on(hosts, path, content):
+    try:
+        for host in hosts:
+            host.check_output("mkdir -p $(dirname %s) && printf %%s %s > %s", path, content, path)
+        yield
+    finally:
+        for host in hosts:
+            host.check_output("rm -f %s", path)
+
+
+def each(ask, hosts):
+    """What every host answers."""
+    return [ask(host) for host in hosts]
+
+
+def state(host):
+    """What is in place, and what runs."""
+    service = host.run("systemctl is-active nginx; systemctl is-enabled nginx").stdout
+    files = host.check_output("find /etc/nginx /etc/ssl/wsgi-fleet -type f -exec sha256sum {} + | sort")
+    return service, files, digest(host)
+
+
+@pytest.fixture
+def restored(hosts, play):
+    """The scenario's own state comes back afterwards, whatever the test left."""
+    before = each(state, hosts)
+    yield
+    with contextlib.suppress(AssertionError):  # nginx does not answer
+        if each(state, hosts) == before:
+            return
+    play().changes()
+
+
+def shop_status(host):
+    return fetch(where(host), "shop.example.com").status
+
+
+def shop_certificate(host):
+    return certificate(where(host), "shop.example.com")[0]
+
+
+def master(host):
+    return host.check_output("systemctl show -P MainPID nginx")
+
+
+@pytest.mark.usefixtures("restored")
+def test_sites_come_and_go_without_a_restart(hosts, play):
+    """Beside a file of others, which stays and is served; and no run shows a key."""
+    masters, served = each(master, hosts), each(shop_certificate, hosts)
+    theirs = "/etc/nginx/sites-enabled/theirs"
+    loud = ("-vvv", "--diff")
+    with file_on(hosts, theirs, "server { listen 80; server_name theirs.example.com; return 200 theirs; }"):
+        told = play("--check", *loud, more_sites=[NEW, GIVEN])
+        assert min(told.changes()) >= 2
+        assert told.said.count("server_name new.example.com;") >= 2
+        assert all(is_refused(where(host), "new.example.com") for host in hosts)
+        assert each(shop_certificate, hosts) == served
+
+        applied = play(*loud, more_sites=[NEW, GIVEN])
+        assert min(applied.changes()) >= 2
+        for host, old in zip(hosts, served, strict=True):
+            assert fetch(where(host), "new.example.com").status == 200
+            assert certificate(where(host), "new.example.com")[0] not in (old, CERTIFICATE.read_text().strip())
+            assert certificate(where(host), "given.example.com")[0] == CERTIFICATE.read_text().strip()
+            assert host.file("/etc/nginx/wsgi-fleet/tls/given.key").mode == 0o600
+            assert fetch(where(host), "theirs.example.com").text == "theirs"
+        for run in (told, applied):
+            assert "given.key" in run.said
+            assert not [line for line in KEY.read_text().splitlines()[1:-1] if line in run.said + run.errors]
+
+        again = play(more_sites=[NEW, GIVEN])
+        assert again.changes() == [0, 0]
+        # two are not the role's: its inclusion, the check of its variables
+        assert max(again.recap("ok")) - 2 <= 7
+
+        assert min(play().changes()) >= 2
+        for host in hosts:
+            assert is_refused(where(host), "new.example.com")
+            assert not host.file("/etc/nginx/sites-enabled/new.conf").exists
+            assert not host.file("/etc/nginx/wsgi-fleet/tls/given.key").exists
+            assert host.file(theirs).exists
+            assert fetch(where(host), "theirs.example.com").text == "theirs"
+    assert each(master, hosts) == masters
+
+
+BAD = [
+    {
+        "(new): server_names: no name is no host name; give one like": {"server_names": ["no name"]},
+        "shop.example.com on port 80 is given twice, first for shop": {"server_names": ["shop.example.com"]},
+        "(new): cors: credentials with the origin *": {"cors": {"origins": ["*"], "credentials": True}},
+    },
+    {"server_nmaes": {"server_nmaes": ["a.example.com"]}, "http_port": {"http_port": "eighty"}},
+]
+
+
+@pytest.mark.parametrize("changes", BAD, ids=["values", "keys and types"])
+def test_bad_records_are_refused_before_anything_changes(hosts, play, changes):
+    def listing(host):
+        command = "find /etc/nginx /etc/ssl/wsgi-fleet /var/log/nginx -printf '%p %i %T@\\n' | grep -v '\\.log ' | sort"
+        return host.check_output(command)
+
+    before = each(listing, hosts)
+    for said in play(more_sites=[{**NEW, **change} for change in changes.values()]).refusals():
+        assert [message for message in changes if message not in said] == []
+    assert each(listing, hosts) == before
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_broken_file_of_others_stops_the_change(hosts, play):
+    before = each(digest, hosts)
+    with file_on(hosts, "/etc/nginx/conf.d/theirs.conf", "no_such_directive on;"):
+        # without a name for the self-signed certificate, so that there is nothing to restore
+        for said in play(more_sites=[GIVEN]).refusals():
+            assert "/etc/nginx/conf.d/theirs.conf" in said
+            assert "no_such_directive" in said
+        for host in hosts:
+            assert not host.file("/etc/nginx/sites-enabled/given.conf").exists
+            assert shop_status(host) == 200
+        assert each(digest, hosts) == before
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_certificate_that_is_none_stops_the_change(hosts, play):
+    tls = {**GIVEN["tls"], "key": "no key"}
+    for said in play(more_sites=[{**NEW, "tls": tls}]).refusals():
+        assert "/etc/nginx/wsgi-fleet/tls/new.key" in said
+    for host in hosts:
+        assert fetch(where(host), "secure.example.com", tls=True).status == 200
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_reload_that_did_not_happen_is_made_up_for(hosts, play):
+    """As when a run is killed after the files are in place and before nginx is told."""
+    masters, before = each(master, hosts), each(digest, hosts)
+    drop_in = "/etc/systemd/system/nginx.service.d/test.conf"
+    try:
+        with file_on(hosts, drop_in, "[Service]\nExecReload=\nExecReload=/bin/false\n"):
+            for host in hosts:
+                host.check_output("systemctl daemon-reload")
+            for said in play(more_sites=[NEW]).refusals():
+                assert "does not run the configuration" in said
+            assert each(digest, hosts) == before
+            assert all(is_refused(where(host), "new.example.com") for host in hosts)
+    finally:
+        for host in hosts:
+            host.check_output("systemctl daemon-reload")
+    assert play("--check", more_sites=[NEW]).changes() == [1, 1]
+    assert play(more_sites=[NEW]).changes() == [1, 1]
+    for host in hosts:
+        assert fetch(where(host), "new.example.com").status == 200
+    assert each(master, hosts) == masters
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_configuration_that_nginx_does_not_take_up_is_told(hosts, play):
+    """Its check passes a port that somebody else has; only the log tells."""
+    before = each(digest, hosts)
+    for said in play(more_sites=[{**NEW, "http_port": 22}], nginx_reload_timeout=3).refusals():
+        assert "does not run the configuration" in said
+        assert re.search(r"bind\(\) to \S+:22 failed", said)
+    assert each(digest, hosts) == before
+    assert each(shop_status, hosts) == [200, 200]
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_stopped_nginx_is_started(hosts, play):
+    for host in hosts:
+        host.check_output("systemctl disable --now nginx")
+    assert play("--check").changes() == [1, 1]
+    assert not any(host.service("nginx").is_running for host in hosts)
+    assert play().changes() == [1, 1]
+    for host in hosts:
+        assert host.service("nginx").is_running
+        assert host.service("nginx").is_enabled
+        assert shop_status(host) == 200
+
+
+def test_a_new_self_signed_certificate_is_served(hosts, play):
+    masters, before = each(master, hosts), each(shop_certificate, hosts)
+    for host in hosts:
+        host.check_output("rm /etc/ssl/wsgi-fleet/self-signed.pem")
+    assert min(play().changes()) >= 2
+    assert not set(each(shop_certificate, hosts)) & set(before)
+    assert each(master, hosts) == masters
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_host_without_ipv6(hosts, play):
+    addresses = [re.findall(r"inet6 (\S+)", host.check_output("ip -6 address show dev eth0")) for host in hosts]
+    for host in hosts:
+        host.check_output("ip -6 address flush dev eth0 && ip -6 address flush dev lo")
+    try:
+        assert min(play().changes()) >= 2
+        for host in hosts:
+            assert "[::]" not in host.check_output("ss -Hltn 'sport = 80 or sport = 443'")
+            assert shop_status(host) == 200
+    finally:
+        for host, names in zip(hosts, addresses, strict=True):
+            for device, name in [("lo", "::1/128"), *(("eth0", name) for name in names)]:
+                host.check_output("ip -6 address add %s dev %s", name, device)
+    assert min(play().changes()) >= 2
+    for host in hosts:
+        assert "[::]:80" in host.check_output("ss -Hltn 'sport = 80'")
+
+
+@pytest.mark.usefixtures("restored")
+def test_no_site_at_all(hosts, play):
+    assert min(play(sites=[]).changes()) >= 2
+    for host in hosts:
+        assert connects(where(host), 80) == connects(where(host), 443) == "refused"
+        assert digest(host)
