@@ -15,7 +15,6 @@ import os
 import platform
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,8 +25,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SUBNET = "10.213.67"
 TRANSPORTS = {"ssh": "linear", "ssh + mitogen": "wsgi.fleet.mitogen"}
-REPEATS = 3  # of the runs that can be repeated, on small fleets; the median counts
-SMALL = 1  # hosts
 RECAP = re.compile(r"^\S+\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 
 INVENTORY = """\
@@ -87,11 +84,6 @@ def play(playbook: str, inventory: Path, strategy: str) -> Run:
     return Run(seconds, max(row[0] for row in recap), max(row[1] for row in recap))
 
 
-def median(runs: list[Run]) -> Run:
-    """The run whose time is the middle one."""
-    return next(run for run in runs if run.seconds == statistics.median_low([run.seconds for run in runs]))
-
-
 def measure(count: int, work: Path) -> list[tuple[str, int, str, Run]]:
     """All measurements on a fleet of `count` hosts: transport, hosts, kind of run, result."""
     app = work / "shop"
@@ -99,23 +91,19 @@ def measure(count: int, work: Path) -> list[tuple[str, int, str, Run]]:
     hosts = "\n".join(f"    app{n}: {{ansible_host: {SUBNET}.{20 + n}}}" for n in range(1, count + 1))
     inventory = work / "hosts.yml"
     inventory.write_text(INVENTORY.format(hosts=hosts, root=ROOT, subnet=SUBNET, app=app))
-    repeats = REPEATS if count <= SMALL else 1
     rows = []
     try:
         for transport, strategy in TRANSPORTS.items():
             play("molecule/shared/destroy.yml", inventory, "linear")
             play("molecule/shared/create.yml", inventory, "linear")
             rows.append((transport, count, "first run", play("site.yml", inventory, strategy)))
-            unchanged = [play("site.yml", inventory, strategy) for _ in range(repeats)]
-            if any(run.changed for run in unchanged):
+            unchanged = play("site.yml", inventory, strategy)
+            if unchanged.changed:
                 sys.exit("a run with nothing to do changed something")
-            rows.append((transport, count, "nothing to do", median(unchanged)))
-            changed = []
-            for _ in range(repeats):
-                with (app / "wsgi.py").open("a") as code:
-                    code.write(f"# {time.time_ns()}\n")
-                changed.append(play("site.yml", inventory, strategy))
-            rows.append((transport, count, "new code", median(changed)))
+            rows.append((transport, count, "nothing to do", unchanged))
+            with (app / "wsgi.py").open("a") as code:
+                code.write(f"# {time.time_ns()}\n")
+            rows.append((transport, count, "new code", play("site.yml", inventory, strategy)))
             for row in rows[-3:]:
                 print(f"{row[1]} hosts, {row[0]}, {row[2]}: {row[3].seconds:.1f} s", file=sys.stderr, flush=True)
     finally:
@@ -134,7 +122,7 @@ def report(rows: list[tuple[str, int, str, Run]]) -> str:
         "",
         f"{version}, Python {platform.python_version()}, {os.cpu_count()} cores for the control node and all hosts.",
         "One application on each host. Tasks are those of one host, facts included.",
-        f"One run each; with {SMALL} host, medians of {REPEATS} where nothing had to be installed.",
+        "One run each.",
         "",
         "| hosts | run | transport | seconds | seconds per host | tasks | changed |",
         "|---|---|---|---|---|---|---|",

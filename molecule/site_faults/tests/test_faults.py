@@ -22,6 +22,8 @@ HTTPBIN = "httpbin.sandbox.example"
 SECRET = "Hard-to-guess-4711"
 
 testinfra_hosts = ["ansible://lb1"]
+# pytest would run tests that use no host after all those that do; here the order counts.
+pytestmark = pytest.mark.usefixtures("fleet")
 
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 
