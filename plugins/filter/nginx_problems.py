@@ -56,14 +56,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
-NAME = re.compile(r"^[a-z][a-z0-9_-]{0,62}$")
-HOST = re.compile(rf"^(?=.{{1,253}}$)(\*\.)?({LABEL})(\.{LABEL})*$")
-ADDRESS = re.compile(r"^(unix:/[A-Za-z0-9_./@-]+|\d{1,3}(\.\d{1,3}){3}:\d{1,5}|\[[0-9A-Fa-f:.]+\]:\d{1,5})$")
-NETWORK = re.compile(r"^(\d{1,3}(\.\d{1,3}){3}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)(/\d{1,3})?$")
-SIZE = re.compile(r"^\d+[kKmMgG]?$")
-ORIGIN = re.compile(r"^[a-z][a-z0-9+.-]*://[A-Za-z0-9.:_\[\]-]+$")
-TOKEN = re.compile(r"^[A-Za-z0-9_-]+$")
-HEADER = re.compile(r"^([A-Za-z0-9_-]+|\*)$")
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+HOST = re.compile(rf"(?=.{{1,253}}$)(\*\.)?({LABEL})(\.{LABEL})*")
+ADDRESS = re.compile(r"(unix:/[A-Za-z0-9_./@-]+|\d{1,3}(\.\d{1,3}){3}:\d{1,5}|\[[0-9A-Fa-f:.]+\]:\d{1,5})")
+NETWORK = re.compile(r"(\d{1,3}(\.\d{1,3}){3}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)(/\d{1,3})?")
+SIZE = re.compile(r"\d+[kKmMgG]?")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9.:_\[\]-]+")
+TOKEN = re.compile(r"[A-Za-z0-9_-]+")
+HEADER = re.compile(r"([A-Za-z0-9_-]+|\*)")
 
 PORTS = (1, 65535)
 SECONDS = (1, 86400)
@@ -73,12 +73,14 @@ NO_BACKUP = ("ip_hash", "random_two")  # ways to balance
 
 def fits(form: re.Pattern[str], value: object) -> bool:
     """Whether a value has the form; YAML may have read a number where text is meant."""
-    return form.match(str(value)) is not None
+    return form.fullmatch(str(value)) is not None
 
 
-def out_of_range(key: str, value: int, low: int, high: int) -> Iterator[str]:
-    """The problem of a number that is too low or too high."""
-    if value < low or value > high:
+def out_of_range(key: str, value: object, low: int, high: int) -> Iterator[str]:
+    """The problem of what is no number, or one that is too low or too high."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        yield f"{key}: {value!r} is no whole number; give one, without quotes"
+    elif value < low or value > high:
         yield f"{key}: {value} is out of range; give {low} to {high}"
 
 
@@ -200,12 +202,12 @@ class Sites:
                 key = f"{str(name).lower()} on port {port}"
                 if key in self.servers:
                     yield f"server_names: {key} is given twice, first for {self.servers[key]}; give it to one site"
-                self.servers[key] = site["name"]
+                self.servers.setdefault(key, site["name"])
 
     def page_problems(self, site: Mapping[str, Any]) -> Iterator[str]:
         """Pages for what is no error, or for one error twice."""
-        for page in site["error_pages"]:
-            for index, code in enumerate(page["codes"]):
+        for index, page in enumerate(site["error_pages"]):
+            for code in page["codes"]:
                 yield from out_of_range(f"error_pages[{index}].codes", code, 400, 599)
                 key = (str(site["name"]), code)
                 if key in self.pages:

@@ -152,6 +152,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     ({"cors": {"max_age": 86401}}, AT + "cors.max_age: 86401 is out of range; give 0 to 86400"),
     (
+        {"error_pages": [{"codes": [502, 504], "content": ""}, {"codes": [503, 200], "content": ""}]},
+        AT + "error_pages[1].codes: 200 is out of range; give 400 to 599",
+    ),
+    ({"http_port": "80"}, AT + "http_port: '80' is no whole number; give one, without quotes"),
+    ({"cors": {"max_age": None}}, AT + "cors.max_age: None is no whole number; give one, without quotes"),
+    ({"client_max_body_size": "10m\n"}, AT + "client_max_body_size: 10m\n is no size; give one like 512k, 10m or 1g"),
+    (
         {"error_pages": [{"codes": [200], "content": ""}]},
         AT + "error_pages[0].codes: 200 is out of range; give 400 to 599",
     ),
