@@ -40,7 +40,8 @@ def apply(host, name):
 
 
 def test_distribution_interpreter_makes_environments(host):
-    host.check_output("rm -rf /tmp/probe && python3 -m venv /tmp/probe && /tmp/probe/bin/python -m pip --version")
+    probe = host.check_output("mktemp -d")
+    host.check_output(f"python3 -m venv {probe} && {probe}/bin/python -m pip --version && rm -r {probe}")
 
 
 def test_interpreter_of_an_explicit_version_is_there(host, name):
