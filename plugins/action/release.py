@@ -164,6 +164,7 @@ def merge(first: dict[str, Any], second: dict[str, Any], total: int) -> dict[str
         "apps": {**first.get("apps", {}), **second.get("apps", {})},
         "actions": actions,
         "changed": bool(actions),
+        "settled": False,
         "warnings": [*first.get("warnings", []), *second.get("warnings", [])],
     }
     if actions:

@@ -210,6 +210,10 @@ lacks:
   type: list
   elements: str
   sample: [git, ssh]
+settled:
+  description: Whether V(state=switched) and V(state=pruned) would find nothing to do, so that they need not be called.
+  returned: when O(state) is V(built)
+  type: bool
 wanted:
   description: Applications whose source the controller must bring. For the action plugin.
   returned: when O(state) is V(built)
@@ -219,6 +223,7 @@ wanted:
 
 import concurrent.futures
 import contextlib
+import copy
 import grp
 import json
 import os
@@ -332,7 +337,7 @@ def built(host: Host, jobs: list[Job]) -> dict[str, Any]:
     """Users, directories, releases and `next`."""
     lacks = missing_programs(jobs)
     if lacks and not host.check:
-        return {"apps": {}, "wanted": [], "lacks": lacks}
+        return {"apps": {}, "wanted": [], "lacks": lacks, "settled": False}
     host.prepare_builder()
     if not host.check:
         remove_forgotten_keys()
@@ -361,7 +366,19 @@ def built(host: Host, jobs: list[Job]) -> dict[str, Any]:
         if (previous != job.id or not job.id) and host.act(f"{name}: next: {previous or 'none'} -> {label}"):
             host.set_link(name, "next", job.id)
         apps[name] = {"id": job.id or None, "previous": previous, "source": job.description, "built": not exists}
-    return {"apps": apps, "wanted": wanted, "lacks": lacks}
+    return {"apps": apps, "wanted": wanted, "lacks": lacks, "settled": not wanted and settled(host, jobs)}
+
+
+def settled(host: Host, jobs: list[Job]) -> bool:
+    """Whether `switched` and `pruned` would find nothing to do; what a killed run left for them shows here."""
+    if host.actions or any(job.failure for job in jobs):
+        return False
+    dry = copy.copy(host)
+    dry.check, dry.actions = True, []
+    later = [Job(job.app) for job in jobs]
+    switched(dry, later, {})
+    pruned(dry, later)
+    return not dry.actions and not any(job.failure for job in later)
 
 
 def switched(host: Host, jobs: list[Job], expected: Mapping[str, Any]) -> dict[str, Any]:

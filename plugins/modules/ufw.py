@@ -18,6 +18,8 @@ description:
     of this very run came in by. These rules stand before all others.
   - What the kernel has loaded is compared as well. Rules that somebody flushed are loaded again.
   - All rules of a family of addresses change at once. Nothing is ever reset.
+  - The unit C(ufw.service) is enabled and started, so that the rules are loaded at boot.
+  - Where the package ufw is missing or half installed, nothing is done, and RV(lacks) says so.
 attributes:
   check_mode:
     description: Reports what would change; on a host where ufw is not installed yet, too.
@@ -130,6 +132,12 @@ actions:
   type: list
   elements: str
   sample: [write 3 rules of IPv4, switch the firewall on]
+lacks:
+  description: Packages to install before calling this again; in check mode the rest of the answer foresees that.
+  returned: success
+  type: list
+  elements: str
+  sample: [ufw]
 ssh_ports:
   description: The ports on which SSH is kept open.
   returned: success
@@ -158,6 +166,7 @@ RULES = {4: Path("/etc/ufw/user.rules"), 6: Path("/etc/ufw/user6.rules")}
 DEFAULTS = Path("/etc/default/ufw")
 CONF = Path("/etc/ufw/ufw.conf")
 LOCK = Path("/run/ufw.lock")  # ufw's own
+LOAD_AT_BOOT = "load the firewall at boot"
 WAIT = 60  # seconds; nothing that we call takes longer than two
 
 
@@ -178,10 +187,8 @@ class Host:
             name: module.get_bin_path(name)
             for name in ("ufw", "iptables", "ip6tables", "iptables-restore", "ip6tables-restore")
         }
-
-    @property
-    def installed(self) -> bool:
-        return bool(self.tools["ufw"] and DEFAULTS.exists() and RULES[4].exists())
+        query = ("dpkg-query", "--show", "--showformat", "${db:Status-Status}", "ufw")
+        self.installed = self.run(*query).stdout == "installed"  # and not half of it
 
     def run(self, *argv: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """A program's result; UfwError when it hangs."""
@@ -219,6 +226,11 @@ class Host:
 
     def has_ipv6(self) -> bool:
         return Path("/proc/sys/net/ipv6").exists() and (not self.tools["ip6tables"] or self.kernel(6) is not None)
+
+    def boots(self) -> bool:
+        """Whether systemd loads the rules at boot, and has done so."""
+        done = self.run("systemctl", "show", "--property=UnitFileState,ActiveState", "--value", "ufw.service")
+        return set(done.stdout.split()) == {"enabled", "active"}
 
     def settings(self) -> dict[str, str]:
         return ufw.parse_settings(read(DEFAULTS) + "\n" + read(CONF))
@@ -323,7 +335,7 @@ class Firewall:
         """What would be done now, in the order of `apply`."""
         if not self.host.installed:
             count = sum(len(blocks) for blocks in self.wanted.values())
-            return [f"write {count} rules", "switch the firewall on"]
+            return [f"write {count} rules", "switch the firewall on", LOAD_AT_BOOT]
         done = []
         if self.wrong_ipv6():
             done.append(f"switch IPv6 {'on' if self.ipv6 else 'off'}")
@@ -339,6 +351,8 @@ class Firewall:
             done.append("switch the firewall on")
         elif not done:
             done += [f"load what the kernel lacks ({problem})" for problem in self.kernel_problems()]
+        if not self.host.boots():
+            done.append(LOAD_AT_BOOT)
         return done
 
     def picture(self, after: bool) -> str:
@@ -401,6 +415,8 @@ class Firewall:
                 + "; ".join(problems)
                 + ". Look for another program that manages the firewall, and for errors in `ufw reload`"
             )
+        if not self.host.boots():
+            self.host.must("systemctl", "enable", "--now", "ufw.service")
 
     def shut(self) -> bool:
         """Whether our rules for SSH do not work now (those of others may)."""
@@ -528,16 +544,17 @@ def main() -> None:
                 module.warn(f"This host has no IPv6; passed over: {ufw.describe_record(record)}")
 
     firewall = Firewall(host, {**options, "ipv6": ipv6, "records": records})
+    lacks = [] if host.installed else ["ufw"]
+    if lacks and not module.check_mode:
+        module.exit_json(changed=False, actions=[], lacks=lacks, ssh_ports=sorted(ports))
     try:
         actions = firewall.actions()
         diff = {"before": firewall.picture(after=False), "after": firewall.picture(after=True)} if actions else {}
         if actions and not module.check_mode:
-            if not host.installed:
-                raise ufw.UfwError("ufw is not installed; install the package ufw first")
             firewall.apply()
     except ufw.UfwError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=bool(actions), actions=actions, ssh_ports=sorted(ports), diff=diff)
+    module.exit_json(changed=bool(actions), actions=actions, lacks=lacks, ssh_ports=sorted(ports), diff=diff)
 
 
 if __name__ == "__main__":

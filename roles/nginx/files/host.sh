@@ -1,14 +1,15 @@
 #!/bin/sh
 # Prepares what cannot come from the controller, and says in one line of JSON what the host is like:
-# is nginx installed, which version (or which would be), is there IPv6, which self-signed certificate there is.
+# is nginx installed, which version (or which would be), is there IPv6, which self-signed certificate there is,
+# does systemd start nginx at boot, and which configuration does the running one say that it has.
 #
-# host.sh check|apply PACKAGES CONFIGURATION LOGS LOG_OWNER CERTIFICATE DAYS [SITE...] -- [SERVER_NAME...]
+# host.sh check|apply PACKAGES CONFIGURATION LOGS LOG_OWNER CERTIFICATE DAYS STATUS_PORT [SITE...] -- [SERVER_NAME...]
 set -eu
 umask 077
 export LC_ALL=C
 
-mode=$1 packages=$2 configuration=$3 logs=$4 log_owner=$5 certificate=$6 days=$7
-shift 7
+mode=$1 packages=$2 configuration=$3 logs=$4 log_owner=$5 certificate=$6 days=$7 status_port=$8
+shift 8
 changed=false
 
 installed=true
@@ -100,5 +101,12 @@ if [ $# -gt 0 ]; then
     [ "$mode" = check ] || [ ! -f "$certificate" ] || chmod 0600 "$certificate"
 fi
 
-printf '{"changed": %s, "installed": %s, "version": "%s", "ipv6": %s, "certificate": "%s"}\n' \
-    "$changed" "$installed" "$version" "$ipv6" "$fingerprint"
+enabled=true
+systemctl --quiet is-enabled nginx.service 2>/dev/null || enabled=false
+
+# A SHA-256 or nothing: no answer within five seconds is a wrong answer.
+ask='exec 3<>"/dev/tcp/127.0.0.1/$0" && printf "GET /config HTTP/1.0\r\n\r\n" >&3 && cat <&3'
+running=$(timeout 5 bash -c "$ask" "$status_port" 2>/dev/null | tail -n 1 | grep -x '[0-9a-f]\{64\}' || :)
+
+printf '{"changed": %s, "installed": %s, "version": "%s", "ipv6": %s, "certificate": "%s", "enabled": %s, "running": "%s"}\n' \
+    "$changed" "$installed" "$version" "$ipv6" "$fingerprint" "$enabled" "$running"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ SITE: dict[str, Any] = {
     "upstream": {"servers": [{"address": "unix:/run/shop.sock"}]},
 }
 LOOK = {"changed": False, "installed": True, "version": "1.26.3", "ipv6": True, "certificate": "AB12"}
+LOOK |= {"enabled": True, "running": ""}
 
 
 def load(path: str) -> Any:
@@ -49,7 +52,7 @@ def templar(sites: list[dict[str, Any]], look: dict[str, Any] | None = None, **v
         "tree_digest": "d1635",
         "__nginx_look": {"stdout": json.dumps({**LOOK, **(look or {})})},
     }
-    files = {**load("defaults/main.yml"), **load("vars/main.yml"), **load("vars/Debian.yml")}
+    files = {**load("defaults/main.yml"), **load("vars/main.yml")}
     return Templar(loader=DataLoader(), variables={**base, **trusted(files), "nginx_sites": sites, **variables})
 
 
@@ -215,12 +218,16 @@ def test_a_bare_off_is_off() -> None:
 # files/host.sh
 
 
-def host(directory: Path, *names: str, mode: str = "apply", days: int = 825, packages: str = "") -> dict[str, Any]:
+def host(
+    directory: Path, *names: str, mode: str = "apply", days: int = 825, packages: str = "", port: int = 1
+) -> dict[str, Any]:
     (directory / "log").mkdir(exist_ok=True)
     owner = f"{directory.owner()}:{directory.group()}"
     argv = ["sh", "-s", "--", mode, packages, directory / "etc", directory / "log", owner, directory / "tls/pair.pem"]
     program = (ROLE / "files/host.sh").read_bytes()
-    run = subprocess.run([*argv, str(days), "shop", "--", *names], input=program, check=True, capture_output=True)
+    run = subprocess.run(
+        [*argv, str(days), str(port), "shop", "--", *names], input=program, check=True, capture_output=True
+    )
     answer = json.loads(run.stdout)
     assert isinstance(answer, dict)
     return answer
@@ -228,6 +235,23 @@ def host(directory: Path, *names: str, mode: str = "apply", days: int = 825, pac
 
 def openssl(*argv: str | Path) -> str:
     return subprocess.run(["openssl", *argv], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(("body", "running"), [("ab" * 32, "ab" * 32), ("<html>", "")])
+def test_the_running_configuration_is_asked_for(tmp_path: Path, body: str, running: str) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/config" else 404)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert host(tmp_path, port=server.server_port)["running"] == running
+        server.shutdown()
 
 
 def test_certificate_is_made_once(tmp_path: Path) -> None:
