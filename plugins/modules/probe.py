@@ -42,6 +42,10 @@ options:
         description: Path and query to ask for.
         type: str
         default: /
+      below:
+        description: An answer is good from status 200 on and below this one.
+        type: int
+        default: 400
       tls:
         description: Whether to speak TLS.
         type: bool
@@ -88,6 +92,9 @@ results:
     status:
       description: HTTP status; 0 when there was no answer.
       type: int
+    good:
+      description: Whether the status is from 200 on and below O(targets[].below).
+      type: bool
     error:
       description: Why there was no answer; empty when there was one.
       type: str
@@ -96,65 +103,11 @@ results:
       type: float
 """
 
-import http.client
-import socket
-import ssl
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 from ansible.module_utils.basic import AnsibleModule
-
-MAX_BODY = 1 << 20  # bytes; enough to see that a body arrives
-
-
-class Connection(http.client.HTTPConnection):
-    """An HTTP connection to `target`'s address or socket that asks for `target`'s host."""
-
-    def __init__(self, target: dict[str, Any], timeout: float) -> None:
-        super().__init__(target["host"], timeout=timeout)
-        self.target = target
-
-    def connect(self) -> None:
-        target = self.target
-        if target["socket"]:
-            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self.sock.settimeout(self.timeout)
-            self.sock.connect(target["socket"])
-        else:
-            port = target["port"] or (443 if target["tls"] else 80)
-            self.sock = socket.create_connection((target["address"], port), self.timeout)
-        if target["tls"]:
-            context = ssl.create_default_context()
-            if not target["verify"]:
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
-            self.sock = context.wrap_socket(self.sock, server_hostname=target["host"])
-
-
-def url_of(target: dict[str, Any]) -> str:
-    """The URL that a person would type for `target`."""
-    scheme, usual = ("https", 443) if target["tls"] else ("http", 80)
-    port = target["port"] or usual
-    return f"{scheme}://{target['host']}{'' if port == usual else f':{port}'}{target['path']}"
-
-
-def ask(target: dict[str, Any], timeout: float) -> dict[str, Any]:
-    """One request; every way of failing is an answer with status 0."""
-    answer = {"name": target["name"], "url": url_of(target), "status": 0, "error": ""}
-    started = time.monotonic()
-    connection = Connection(target, timeout)
-    try:
-        connection.request("GET", target["path"], headers={"User-Agent": "wsgi.fleet probe", "Connection": "close"})
-        response = connection.getresponse()
-        response.read(MAX_BODY)
-        answer["status"] = response.status
-    except (OSError, http.client.HTTPException) as error:
-        answer["error"] = str(error) or type(error).__name__
-    finally:
-        connection.close()
-    answer["seconds"] = round(time.monotonic() - started, 3)
-    return answer
+from ansible_collections.wsgi.fleet.plugins.module_utils.probing import TARGET, ask
 
 
 def main() -> None:
@@ -165,16 +118,7 @@ def main() -> None:
                 "type": "list",
                 "elements": "dict",
                 "required": True,
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "address": {"type": "str"},
-                    "port": {"type": "int"},
-                    "socket": {"type": "path"},
-                    "host": {"type": "str", "required": True},
-                    "path": {"type": "str", "default": "/"},
-                    "tls": {"type": "bool", "default": False},
-                    "verify": {"type": "bool", "default": True},
-                },
+                "options": TARGET,
                 "required_one_of": [("address", "socket")],
                 "mutually_exclusive": [("address", "socket")],
             },

@@ -22,12 +22,44 @@ options:
   state:
     description:
       - V(built) makes users and directories, builds what is missing, and points C(ROOT/APP/next) to it.
-      - V(switched) points C(ROOT/APP/current) to what C(next) points to, by one atomic rename.
-      - V(pruned) removes all but the last O(apps[].keep_releases) complete releases, never the live one and the next,
-        and whatever was made for applications that are no longer in O(apps).
+      - V(checked) runs the hooks C(after_build) and O(apps[].check) in what C(next) points to. It changes nothing.
+      - V(migrated) runs O(apps[].migrate) in it, once for each release. Call it on one host of a fleet.
+      - V(tried) starts O(apps[].serve) there, beside the live release and out of reach of visitors. It must answer.
+      - V(switched) points C(ROOT/APP/current) to what C(next) points to, by one atomic rename. What was not checked and
+        tried before is so now.
+      - V(judged) runs the hooks C(after_switch) and asks all of O(apps[].probes).
+      - V(finished) does that where it was not done, and notes that what is live is good; the configuration that it is
+        good with is kept beside it. Then it removes all but the last O(apps[].keep_releases) complete releases, never
+        the live one, the next and the one that was good before, and what was made for applications that are gone.
+      - V(returned) points both links to the release that was good last, and puts its configuration back in place.
+        What is left by that is bad, if there is a O(reason).
     type: str
-    choices: [built, switched, pruned]
+    choices: [built, checked, migrated, tried, switched, judged, finished, returned]
     default: built
+  only:
+    description: Names of the applications to do something for. Empty means all.
+    type: list
+    elements: str
+    default: []
+  bad:
+    description:
+      - For V(state=built) - what to do about a release that is wanted, but was found to be bad, while another is live.
+      - V(keep) warns and keeps what is live, V(refuse) fails, V(retry) forgets that it was bad.
+    type: str
+    choices: [keep, refuse, retry]
+    default: keep
+  to:
+    description: For V(state=returned) - ids of releases by name of the application, instead of the last good ones.
+    type: dict
+    default: {}
+  previous:
+    description: For V(state=returned) - leave the live release even when it is good.
+    type: bool
+    default: false
+  reason:
+    description: For V(state=returned) - why a release is left. Without a reason, what is left does not count as bad.
+    type: str
+    default: ""
   apps:
     description: The applications. What else such a record holds (C(env), C(secrets)) does not leave the controller.
     type: list
@@ -105,6 +137,84 @@ options:
           - It runs through C(CONFIG_DIR/APP/run --next), so as the application's user and with its environment.
         type: list
         elements: str
+      serve:
+        description:
+          - Command of a server that takes connections from the listening socket that it finds in its standard input.
+          - Without it, a release goes live without having answered anything.
+        type: list
+        elements: str
+      probes:
+        description:
+          - Where the live application must give a good answer.
+          - Host and path of the first are asked for on O(apps[].serve), too.
+        type: list
+        elements: dict
+        suboptions:
+          name:
+            description: What to call it in an error.
+            type: str
+            required: true
+          address:
+            description: Address to connect to.
+            type: str
+          port:
+            description: Port to connect to. Default is 80, or 443 with TLS.
+            type: int
+          socket:
+            description: Unix socket to connect to, instead of an address.
+            type: path
+          host:
+            description: Host to ask for.
+            type: str
+            required: true
+          path:
+            description: Path to ask for.
+            type: str
+            default: /
+          below:
+            description: An answer is good from status 200 on and below this one.
+            type: int
+            default: 400
+          tls:
+            description: Whether to speak TLS.
+            type: bool
+            default: false
+          verify:
+            description: Whether to check the certificate.
+            type: bool
+            default: true
+      health_timeout:
+        description: Seconds within which the application must answer after a start.
+        type: int
+        default: 30
+      migrate:
+        description: Command that brings the application's data up to date for a release.
+        type: list
+        elements: str
+      hooks:
+        description: Commands by the moment at which they run, each a list of words. A failure ends the release there.
+        type: dict
+        suboptions:
+          before_build:
+            description: Before a release is built, in the live one. Passed over where none is live.
+            type: list
+            elements: list
+          after_build:
+            description: In the new release, before any host switches to it.
+            type: list
+            elements: list
+          before_switch:
+            description: In the new release, when it is proven and about to go live.
+            type: list
+            elements: list
+          after_switch:
+            description: When the new release runs, before it is found to be good.
+            type: list
+            elements: list
+          after_rollback:
+            description: When an older release runs again.
+            type: list
+            elements: list
       keep_releases:
         description: How many complete releases to keep.
         type: int
@@ -186,7 +296,7 @@ EXAMPLES = r"""
 RETURN = r"""
 apps:
   description: What each application has now, by name.
-  returned: when O(state) is V(built) or V(switched)
+  returned: when O(state) is V(built), V(switched) or V(returned)
   type: dict
   sample:
     shop: {id: 3f2a9c0d1e4b, previous: 9b1c5a7d2f60, source: git v1.4.2 (0123456789ab), built: true}
@@ -211,7 +321,7 @@ lacks:
   elements: str
   sample: [git, ssh]
 settled:
-  description: Whether V(state=switched) and V(state=pruned) would find nothing to do, so that they need not be called.
+  description: Whether the other states would find nothing to do, so that they need not be called.
   returned: when O(state) is V(built)
   type: bool
 wanted:
@@ -231,19 +341,20 @@ import pwd
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.wsgi.fleet.plugins.module_utils.probing import TARGET
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.build import (
     Builder,
     Job,
+    attempt,
     git_environment,
     remove_forgotten_keys,
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import (
     ReleaseError,
     failure_message,
-    suggest_fix,
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.host import (
     OUR_NAMES,
@@ -266,11 +377,20 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.release.identity import
     source_identity,
     wanted_refs,
 )
-from ansible_collections.wsgi.fleet.plugins.module_utils.release.records import App, parse_app
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.live import (
+    before_build,
+    checked,
+    finished,
+    judged,
+    migrated,
+    returned,
+    switched,
+    tried,
+)
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.records import HOOKS, App, parse_app
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.standing import BAD, last_good, read_state, write_state
 
-CHECK_TIMEOUT = 120  # seconds; gunicorn would give a worker less to come up
-
-# -- the three states ------------------------------------------------------------------------------------------
+# -- what is built, and what is not needed any more ------------------------------------------------------------
 
 
 def identify(host: Host, job: Job) -> None:
@@ -321,19 +441,7 @@ def missing_programs(jobs: list[Job]) -> list[str]:
     return [program for program in needed if not shutil.which(program, path=SYSTEM_PATH)]
 
 
-def attempt(job: Job, function: Callable[..., None], *arguments: object) -> None:
-    """One application's failure is its own."""
-    if job.failure:
-        return
-    try:
-        function(*arguments)
-    except ReleaseError as error:
-        job.failure = error
-    except OSError as error:
-        job.failure = ReleaseError("build", f"{error.strerror or error}: {error.filename}", suggest_fix(str(error)))
-
-
-def built(host: Host, jobs: list[Job]) -> dict[str, Any]:
+def built(host: Host, jobs: list[Job], bad: str) -> dict[str, Any]:
     """Users, directories, releases and `next`."""
     lacks = missing_programs(jobs)
     if lacks and not host.check:
@@ -358,8 +466,22 @@ def built(host: Host, jobs: list[Job]) -> dict[str, Any]:
         if not exists and not job.app.source.remote and name not in host.uploads and not host.check:
             wanted.append(name)
             continue
+        live = host.linked(name, "current")
+        verdict = read_state(host.root / name / "releases" / job.id) if exists else {}
+        if verdict.get("verdict") == BAD and live not in ("", job.id):
+            if bad == "keep":
+                host.warn(
+                    f"{name}: release {job.id} is bad since {verdict['since']}, so {live} stays: {verdict['reason']}"
+                )
+                apps[name] = {"id": previous, "previous": previous, "source": job.description, "built": False}
+                continue
+            attempt(job, judge, host, job, verdict, bad)
+            if job.failure:
+                continue
         label = job.id or f"({UNKNOWN} id)"
-        if not exists and host.act(f"{name}: build release {label} from {job.description}"):
+        if not exists and not host.check:
+            attempt(job, before_build, host, job.app)
+        if not exists and not job.failure and host.act(f"{name}: build release {label} from {job.description}"):
             attempt(job, Builder(host, job).build)
         if job.failure:
             continue
@@ -369,48 +491,31 @@ def built(host: Host, jobs: list[Job]) -> dict[str, Any]:
     return {"apps": apps, "wanted": wanted, "lacks": lacks, "settled": not wanted and settled(host, jobs)}
 
 
+def judge(host: Host, job: Job, verdict: Mapping[str, Any], bad: str) -> None:
+    """What to do about a release that was found to be bad and is wanted all the same."""
+    if bad == "refuse":
+        raise ReleaseError(
+            "bad",
+            f"release {job.id} ({job.description}) is bad since {verdict['since']}: {verdict['reason']}",
+            "give the application another version; or try this one again: -e wsgi_bad_releases=retry",
+        )
+    if host.act(f"{job.app.name}: try {job.id} again, which was bad"):
+        write_state(
+            host.root / job.app.name / "releases" / job.id, verdict="", reason="", checked="", tried="", well=""
+        )
+
+
 def settled(host: Host, jobs: list[Job]) -> bool:
-    """Whether `switched` and `pruned` would find nothing to do; what a killed run left for them shows here."""
+    """Whether the states after this would find nothing to do; what a killed run left for them shows here."""
     if host.actions or any(job.failure for job in jobs):
         return False
     dry = copy.copy(host)
     dry.check, dry.actions = True, []
     later = [Job(job.app) for job in jobs]
     switched(dry, later, {})
+    finished(dry, later)
     pruned(dry, later)
     return not dry.actions and not any(job.failure for job in later)
-
-
-def switched(host: Host, jobs: list[Job], expected: Mapping[str, Any]) -> dict[str, Any]:
-    """Make `current` what `next` is."""
-    apps: dict[str, Any] = {}
-
-    def switch(job: Job) -> None:
-        name = job.app.name
-        previous = host.linked(name, "current")
-        would = expected.get(name) if host.check else None
-        release = (would["id"] or UNKNOWN) if would else host.linked(name, "next")
-        if not release and not host.check:
-            raise ReleaseError(
-                "switch", f"{host.root}/{name}/next names no complete release", "build one first (role app, main)"
-            )
-        release = release or UNKNOWN
-        if release != previous:
-            if not host.check:
-                prove(host, job.app)
-            if host.act(f"{name}: current: {previous or 'none'} -> {release}"):
-                host.set_link(name, "current", release)
-        apps[name] = {"id": release, "previous": previous}
-
-    for job in jobs:
-        attempt(job, switch, job)
-    return {"apps": apps}
-
-
-def prove(host: Host, app: App) -> None:
-    """Run the application's own check in the next release; what is live stays so when it fails."""
-    if app.check:
-        host.command([str(host.config / app.name / "run"), "--next", *app.check], "check", timeout=CHECK_TIMEOUT)
 
 
 def pruned(host: Host, jobs: list[Job]) -> dict[str, Any]:
@@ -440,8 +545,9 @@ def prune(host: Host, app: App) -> None:
                 remove_release(path)
             else:
                 path.unlink()
-    live = [host.linked(app.name, "current"), host.linked(app.name, "next")]
-    for release in obsolete(complete, live, app.keep_releases):
+    current = host.linked(app.name, "current")
+    kept = [current, host.linked(app.name, "next"), last_good(directory, without=current)]
+    for release in obsolete(complete, kept, app.keep_releases):
         if host.act(f"{app.name}: remove release {release}"):
             remove_release(directory / release)
 
@@ -516,6 +622,9 @@ def retire_logs(host: Host, name: str, directory: Path) -> None:
 # -- the module ------------------------------------------------------------------------------------------------
 
 
+STATES = ("built", "checked", "migrated", "tried", "switched", "judged", "finished", "returned")
+
+
 def arguments() -> dict[str, Any]:
     """The parameters, as DOCUMENTATION describes them."""
     source = {
@@ -533,10 +642,15 @@ def arguments() -> dict[str, Any]:
         "requirements": {"type": "list", "elements": "str"},
         "packages": {"type": "list", "elements": "str"},
         "check": {"type": "list", "elements": "str"},
+        "serve": {"type": "list", "elements": "str"},
+        "migrate": {"type": "list", "elements": "str"},
+        "hooks": {"type": "dict", "options": {point: {"type": "list", "elements": "list"} for point in HOOKS}},
+        "probes": {"type": "list", "elements": "dict", "options": TARGET},
+        "health_timeout": {"type": "int", "default": 30},
         "keep_releases": {"type": "int", "default": 5},
     }
     return {
-        "state": {"type": "str", "choices": ["built", "switched", "pruned"], "default": "built"},
+        "state": {"type": "str", "choices": list(STATES), "default": "built"},
         "apps": {"type": "list", "elements": "dict", "required": True, "options": app},
         "root": {"type": "path", "default": "/srv"},
         "config_dir": {"type": "path", "default": "/etc/wsgi-fleet"},
@@ -547,6 +661,11 @@ def arguments() -> dict[str, Any]:
         "environment": {"type": "json", "default": "{}", "no_log": True},
         "timeout": {"type": "int", "default": 1800},
         "next": {"type": "dict", "default": {}},
+        "only": {"type": "list", "elements": "str", "default": []},
+        "bad": {"type": "str", "choices": ["keep", "refuse", "retry"], "default": "keep"},
+        "to": {"type": "dict", "default": {}},
+        "previous": {"type": "bool", "default": False},
+        "reason": {"type": "str", "default": ""},
         "uploads": {"type": "dict", "default": {}},
         "credentials": {"type": "json", "default": "{}", "no_log": True},
     }
@@ -579,11 +698,24 @@ def main() -> None:
 
 def work(host: Host, jobs: list[Job], params: Mapping[str, Any]) -> dict[str, Any]:
     """What the wanted state asks for."""
+    state, only = params["state"], params["only"]
+    chosen = [job for job in jobs if not only or job.app.name in only]
     with host.locked():
-        if params["state"] == "built":
-            return built(host, jobs)
-        if params["state"] == "switched":
-            return switched(host, jobs, params["next"])
+        if state == "built":
+            return built(host, chosen, params["bad"])
+        if state == "checked":
+            return checked(host, chosen)
+        if state == "migrated":
+            return migrated(host, chosen, params["next"])
+        if state == "tried":
+            return tried(host, chosen)
+        if state == "switched":
+            return switched(host, chosen, params["next"])
+        if state == "judged":
+            return judged(host, chosen)
+        if state == "returned":
+            return returned(host, chosen, params["to"], previous=params["previous"], reason=params["reason"])
+        finished(host, chosen)
         return pruned(host, jobs)
 
 

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ._checks import Where, kind
+from ._deploy import access_logs, chosen_apps, deploy_errors, deploy_problems, deploy_report, release_rows
 from ._projections import (
     app_apps,
     gunicorn_instances,
+    migrating,
     nginx_sites,
     python_versions,
     supervisor_programs,
@@ -23,12 +25,19 @@ from ._topology import allot_ports, check_domains, check_hosts, http_port, lay_o
 
 __all__ = [
     "PlanError",
+    "access_logs",
     "app_apps",
+    "chosen_apps",
+    "deploy_errors",
+    "deploy_problems",
+    "deploy_report",
     "find_errors",
     "gunicorn_instances",
     "make_plan",
+    "migrating",
     "nginx_sites",
     "python_versions",
+    "release_rows",
     "supervisor_programs",
     "ufw_rules",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ._gunicorn import requirement
@@ -34,7 +34,10 @@ def python_versions(plan: Plan, host: str) -> list[str]:
 
 def app_apps(plan: Plan, host: str) -> Records:
     """Return the records of role app."""
-    keys = ("name", "source", "python", "requirements", "env", "secrets", "keep_releases")
+    keys = (
+        *("name", "source", "python", "requirements", "env", "secrets", "keep_releases"),
+        *("migrate", "hooks", "health_timeout"),
+    )
     return [
         {
             **{key: app[key] for key in keys if key in app},
@@ -44,9 +47,45 @@ def app_apps(plan: Plan, host: str) -> Records:
             ],
             # gunicorn imports the app and reads its settings in the new release, before that goes live.
             "check": ["gunicorn", "--check-config", "-c", f"{_CONFIG}/{app['name']}/gunicorn.conf.py"],
+            "serve": ["gunicorn", "--workers", "1", "-c", f"{_CONFIG}/{app['name']}/gunicorn.conf.py"]
+            if app["trial"]
+            else [],
+            "probes": live_probes(plan, host, app),
         }
         for app in _apps(plan, host)
     ]
+
+
+def migrating(plan: Plan, host: str, hosts: Sequence[str], only: Sequence[str] = ()) -> list[str]:
+    """Return the apps that this host migrates for the fleet: it is the first of `hosts` that run them."""
+    return [
+        app["name"]
+        for app in _apps(plan, host)
+        if "migrate" in app
+        and (not only or app["name"] in only)
+        and next((name for name in app["hosts"] if name in hosts), None) == host
+    ]
+
+
+def health_request(app: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what to ask an app for, and below which status the answer is good.
+
+    A redirection is an answer of a healthy app too: to its login page, say. Without a health path of its own, an app
+    may even say that it has no such page, or that one must log in.
+    """
+    # A wildcard is no name that one could ask for.
+    host = app["domains"][0].replace("*", "any")
+    return {"host": host, "path": app.get("health", "/"), "below": 400 if "health" in app else 500}
+
+
+def live_probes(plan: Plan, host: str, app: Mapping[str, Any]) -> Records:
+    """Return where an app must answer on a host: on its own socket, and through the nginx there."""
+    known = plan["hosts"][host]
+    ask = health_request(app)
+    own = {"address": "127.0.0.1", "port": app["port"]} if "port" in app else {"socket": f"{_RUN}/{app['name']}.sock"}
+    port = known["http_port"] if known["inner"] or not known["balancer"] else HTTP_PORT
+    # A site with TLS is asked for without: that answers, if only with a redirection.
+    return [{"name": "its socket", **own, **ask}, {"name": "nginx", "address": "127.0.0.1", "port": port, **ask}]
 
 
 def gunicorn_instances(plan: Plan, host: str, vcpus: int) -> Records:

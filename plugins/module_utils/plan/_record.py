@@ -10,6 +10,7 @@ from ._checks import (
     Field,
     Fields,
     Where,
+    boolean,
     choice,
     integer,
     kind,
@@ -23,6 +24,7 @@ from ._mappings import NGINX, check_source, check_supervisor
 from ._values import (
     NAME,
     check_callable,
+    check_command,
     check_domain,
     check_env,
     check_name,
@@ -50,6 +52,10 @@ def _check_port(value: object, where: Where) -> object:
     return integer(1024, 65535)(value, where)
 
 
+_HOOKS: Fields = {
+    point: Field(list_of(check_command, "a list of commands"))
+    for point in ("before_build", "after_build", "before_switch", "after_switch", "after_rollback")
+}
 _RECORD: Fields = {
     "name": Field(check_name, required="a name that is the system user too, such as shop"),
     "domains": Field(
@@ -69,7 +75,11 @@ _RECORD: Fields = {
     "masters": Field(integer(1, 8), 2),
     "gunicorn": Field(_gunicorn.check_gunicorn, {"version": _gunicorn.DEFAULT_VERSION, "settings": {}}),
     "port": Field(_check_port),
-    "health": Field(string('a path such as "/healthz"', r"/[!-~]*"), "/"),
+    "health": Field(string('a path such as "/healthz"', r"/[!-~]*")),
+    "health_timeout": Field(integer(1, 600), 30),
+    "trial": Field(boolean, True),
+    "migrate": Field(check_command),
+    "hooks": Field(mapping(_HOOKS), {}),
     "env": Field(check_env, {}),
     "secrets": Field(check_secrets, {}),
     "keep_releases": Field(integer(2), 5),

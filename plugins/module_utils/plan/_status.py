@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ._projections import health_request
 from ._topology import HTTP_PORT, HTTPS_PORT
 
 Plan = Mapping[str, Any]
@@ -34,9 +35,7 @@ def inner_probes(plan: Plan, host: str) -> list[dict[str, Any]]:
 
 
 def _target(app: Mapping[str, Any], address: str, port: int) -> dict[str, Any]:
-    # A wildcard is no name that one could ask for.
-    domain = app["domains"][0].replace("*", "any")
-    return {"name": app["name"], "address": address, "port": port, "host": domain, "path": app["health"]}
+    return {"name": app["name"], "address": address, "port": port, **health_request(app)}
 
 
 def status_rows(answers: Mapping[str, Sequence[Mapping[str, Any]]], links: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -59,8 +58,7 @@ def status_rows(answers: Mapping[str, Sequence[Mapping[str, Any]]], links: Mappi
                     "release": releases.get(result["name"], "-"),
                     "url": result["url"],
                     "status": f"{status} in {milliseconds} ms" if status else f"no answer: {result['error']}",
-                    # A redirection is an answer of a healthy app too: to its login page, say.
-                    "good": 200 <= status < 400,
+                    "good": result["good"],
                 }
             )
     return rows

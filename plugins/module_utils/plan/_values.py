@@ -6,6 +6,7 @@ import ast
 import ipaddress
 import keyword
 import re
+import shlex
 from pathlib import PurePosixPath
 
 from ._checks import (
@@ -180,6 +181,36 @@ def check_package(value: object, where: Where) -> str | None:
         where.fail("is gunicorn, whose version belongs in gunicorn.version")
         return None
     return requirement
+
+
+def check_command(value: object, where: Where) -> list[str] | None:
+    """Accept a command as one line, split as a shell would, or as a list of words."""
+    if isinstance(value, str):
+        try:
+            words = shlex.split(value)
+        except ValueError as error:
+            where.fail(f"is {show(value)}, which is no command ({error}); close the quotes, or write a list of words")
+            return None
+    else:
+        words = list_of_words(value, where) or []
+        if not words:
+            return None
+    if not words:
+        where.fail("is empty, must be a command such as flask db upgrade")
+        return None
+    if words[0].startswith("-"):
+        where.fail(f"begins with {show(words[0])}, must begin with a program")
+        return None
+    return words
+
+
+def list_of_words(value: object, where: Where) -> list[str] | None:
+    """Accept a list of strings; the same one may be there twice."""
+    if not isinstance(value, (list, tuple)) or not value:
+        where.fail(f"is {kind(value)}, must be a command: one line, or a list of words")
+        return None
+    words = [string("a word of a command")(word, where.item(index)) for index, word in enumerate(value)]
+    return [word for word in words if word is not None]
 
 
 def check_python(value: object, where: Where) -> str | None:

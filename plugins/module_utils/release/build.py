@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 from urllib.parse import urlsplit
 
 from ansible.module_utils.urls import open_url
@@ -52,6 +52,18 @@ class Job:
     @property
     def description(self) -> str:
         return describe(self.app.source, self.identity)
+
+
+def attempt(job: Job, function: Callable[..., object], *arguments: object) -> None:
+    """One application's failure is its own."""
+    if job.failure:
+        return
+    try:
+        function(*arguments)
+    except ReleaseError as error:
+        job.failure = error
+    except OSError as error:
+        job.failure = ReleaseError("build", f"{error.strerror or error}: {error.filename}", suggest_fix(str(error)))
 
 
 # -- building --------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Optional
@@ -21,6 +21,9 @@ _SOURCE_KEYS = {
     "path": ("exclude", "subdirectory"),
     "package": ("version",),
 }
+
+# The moments at which commands of the application's own run.
+HOOKS = ("before_build", "after_build", "before_switch", "after_switch", "after_rollback")
 
 # Set by the `run` file of every application, after its own variables.
 _RESERVED_ENV = ("HOME", "LOGNAME", "PATH", "USER", "VIRTUAL_ENV")
@@ -70,6 +73,11 @@ class App:
     requirements: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     check: tuple[str, ...] = ()
+    serve: tuple[str, ...] = ()
+    migrate: tuple[str, ...] = ()
+    hooks: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
+    probes: Sequence[Mapping[str, Any]] = ()
+    health_timeout: int = 30
     keep_releases: int = 5
 
 
@@ -102,6 +110,11 @@ def parse_app(record: Mapping[str, Any], secrets: Optional[Mapping[str, str]] = 
         requirements=tuple(record.get("requirements") or ()),
         packages=tuple(record.get("packages") or ()),
         check=tuple(record.get("check") or ()),
+        serve=tuple(record.get("serve") or ()),
+        migrate=tuple(record.get("migrate") or ()),
+        hooks={point: commands for point, commands in (record.get("hooks") or {}).items() if commands},
+        probes=tuple(record.get("probes") or ()),
+        health_timeout=int(record.get("health_timeout") or 30),
         keep_releases=int(record.get("keep_releases") or 5),
     )
 
@@ -123,8 +136,12 @@ def app_record(app: App) -> dict[str, Any]:
         record["requirements"] = list(app.requirements)
     if app.packages:
         record["packages"] = list(app.packages)
-    if app.check:
-        record["check"] = list(app.check)
+    for key in ("check", "serve", "migrate", "probes"):
+        if getattr(app, key):
+            record[key] = list(getattr(app, key))
+    if app.hooks:
+        record["hooks"] = dict(app.hooks)
+    record["health_timeout"] = app.health_timeout
     return record
 
 
@@ -197,13 +214,29 @@ def _record_problems(record: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{key}: one of them holds a password; the index and its password belong in app_uv_environment"
             elif key == "packages" and (not value.strip() or value.lstrip().startswith("-") or "\n" in value):
                 yield f"packages: {value!r} is not a requirement such as 'gunicorn==27.0.1'"
-    check = record.get("check") or []
-    if not isinstance(check, (list, tuple)) or not all(isinstance(word, str) for word in check):
-        yield "check: expected a command as a list of strings"
+    for key in ("check", "serve", "migrate"):
+        if not _is_command(record.get(key) or []):
+            yield f"{key}: expected a command as a list of strings"
+    yield from _hook_problems(record.get("hooks") or {})
     for key in ("env", "secrets"):
         yield from _environment_problems(key, record.get(key))
     for name in sorted(set(record.get("env") or ()) & set(record.get("secrets") or ())):
         yield f"secrets.{name}: is in `env` as well; keep it in one of the two"
+
+
+def _is_command(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(word, str) for word in value)
+
+
+def _hook_problems(hooks: object) -> Iterator[str]:
+    if not isinstance(hooks, Mapping):
+        yield f"hooks: expected a dictionary of lists of commands, got {_type(hooks)}"
+        return
+    for point, commands in hooks.items():
+        if point not in HOOKS:
+            yield f"hooks.{point}: is not a moment at which hooks run ({', '.join(HOOKS)})"
+        elif not isinstance(commands or [], (list, tuple)) or not all(map(_is_command, commands or [])):
+            yield f"hooks.{point}: expected a list of commands, each a list of strings"
 
 
 def _environment_problems(key: str, values: object) -> Iterator[str]:

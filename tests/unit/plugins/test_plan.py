@@ -111,6 +111,7 @@ def doors(plan: dict[str, Any], host: str) -> list[tuple[int, str]]:
 
 def test_four_keys_are_enough():
     plan = make(SHOP, apps="app1")
+    request = {"host": "shop.example.com", "path": "/", "below": 500}
     assert fleet.python_versions(plan, "app1") == []
     assert fleet.app_apps(plan, "app1") == [
         {
@@ -119,6 +120,13 @@ def test_four_keys_are_enough():
             "requirements": [],
             "packages": ["gunicorn==27.0.1"],
             "check": ["gunicorn", "--check-config", "-c", "/etc/wsgi-fleet/shop/gunicorn.conf.py"],
+            "serve": ["gunicorn", "--workers", "1", "-c", "/etc/wsgi-fleet/shop/gunicorn.conf.py"],
+            "probes": [
+                {"name": "its socket", "socket": "/run/wsgi-fleet/shop.sock", **request},
+                {"name": "nginx", "address": "127.0.0.1", "port": 80, **request},
+            ],
+            "health_timeout": 30,
+            "hooks": {},
             "env": {},
             "secrets": {},
             "keep_releases": 5,
@@ -630,4 +638,4 @@ def test_every_filter_is_documented(name):
     assert list(documentation["options"]) == taken
     code = FILTERS[name].__code__
     assert list(code.co_varnames[1 : code.co_argcount]) == taken[1:]
-    assert document["RETURN"]["_value"]["type"] in ("dict", "list")
+    assert document["RETURN"]["_value"]["type"] in ("dict", "list", "str")

@@ -10,7 +10,7 @@ import threading
 from contextlib import contextmanager
 
 import pytest
-from ansible_collections.wsgi.fleet.plugins.modules.probe import ask, url_of
+from ansible_collections.wsgi.fleet.plugins.module_utils.probing import ask, url_of
 
 TARGET = {"name": "x", "address": None, "port": None, "socket": None, "host": "shop.example", "path": "/", "tls": False}
 TARGET["verify"] = True

@@ -139,6 +139,7 @@ def test_what_goes_to_the_host() -> None:
             "subdirectory": "web",
         },
         "keep_releases": 5,
+        "health_timeout": 30,
     }
     assert app_secrets(parse_app(record)) == {"username": "me", "password": "hidden"}
     assert parse_app(sent, app_secrets(parse_app(record))) == parse_app(record)

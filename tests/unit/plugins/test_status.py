@@ -22,6 +22,7 @@ def plan(balancers=(), **app):
 def test_balancer_is_asked_over_tls_and_app_host_by_itself():
     fleet = plan(["lb1"])
     expected = {"name": "shop", "address": "192.0.2.1", "port": 443, "host": "any.shop.example.com", "path": "/healthz"}
+    expected |= {"below": 400}
     assert _status.edge_probes(fleet, "lb1") == [expected | {"tls": True, "verify": False}]
     assert _status.inner_probes(fleet, "lb1") == []
     assert _status.edge_probes(fleet, "app1") == []
@@ -45,6 +46,7 @@ def test_app_host_without_balancer_is_the_edge():
 )
 def test_rows_join_answers_and_releases(status, error, text, good):
     answer = {"name": "shop", "url": "http://shop/", "status": status, "error": error, "seconds": 0.0123}
+    answer["good"] = good
     rows = _status.status_rows({"app1": [answer]}, {"app1": "other/current releases/1\nshop/current releases/0123"})
     assert rows == [
         {"host": "app1", "app": "shop", "release": "0123", "url": "http://shop/", "status": text, "good": good}

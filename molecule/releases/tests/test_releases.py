@@ -1,0 +1,288 @@
+"""Deploys, rolls back and breaks, with visitors on the site. The order counts: each test begins where one ended."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from probes import ROOT, ansible_environment, fetch, run_playbook
+
+SCENARIO = ROOT / "molecule" / "releases"
+INVENTORIES = [ROOT / "inventories" / "sandbox", SCENARIO / "inventory"]
+BALANCER = "10.213.68.10"
+SITE = "web.sandbox.example"
+HOSTS = ("app1", "app2")
+RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
+
+testinfra_hosts = ["ansible://lb1"]
+pytestmark = pytest.mark.usefixtures("fleet")
+
+
+@pytest.fixture
+def fleet(host):
+    return {
+        name: host.get_host(f"ansible://{name}", ansible_inventory=host.backend.ansible_inventory) for name in HOSTS
+    }
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory):
+    """Writes a version of the application; returns its directory."""
+
+    def write(version, **files):
+        directory = tmp_path_factory.mktemp("app")
+        (directory / "wsgi.py").write_text((SCENARIO / "files" / "app" / "wsgi.py").read_text())
+        (directory / "version").write_text(version)
+        for name, content in files.items():
+            (directory / name.replace("__", ".")).write_text(content)
+        return directory
+
+    return write
+
+
+def record(directory, **more):
+    return {
+        "name": "web",
+        "domains": [SITE],
+        "source": {"path": str(directory)},
+        "callable": "wsgi:app",
+        "health": "/",
+        "health_timeout": 6,
+        "secrets": {"TOKEN": "Hard-to-guess-4711"},
+        "nginx": {"tls": {"mode": "off"}},
+        **more,
+    }
+
+
+def variables(directory, more, options):
+    return json.dumps({"wsgi_apps": [record(directory, **more)], "wsgi_canary_seconds": 2, **options})
+
+
+def play(playbook, directory, *arguments, options=(), **more):
+    extra = variables(directory, more, dict(options))
+    return run_playbook(f"playbooks/{playbook}.yml", "-e", extra, *arguments, inventories=INVENTORIES)
+
+
+def changes(done):
+    """Changed tasks of each host, of a run that must have succeeded."""
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    return {host: int(changed) for host, _, changed, _, _ in RECAP.findall(done.stdout)}
+
+
+def said(done):
+    return " ".join((done.stdout + done.stderr).split())
+
+
+def version(address=BALANCER):
+    return fetch(address, SITE).text.split()[0]
+
+
+def live(fleet):
+    """Releases and processes of each host."""
+    show = "readlink /srv/web/current /srv/web/next; pgrep -u web | sort; sha256sum /etc/wsgi-fleet/web/*"
+    return {name: host.check_output(show) for name, host in fleet.items()}
+
+
+class Visitors:
+    """Fifty connections that ask as long as this is open; afterwards `seen` tells what they got.
+
+    Those with a pause leave the machine some time for the deploy.
+    """
+
+    def __init__(self, directory, pause=0.2):
+        self.stop = directory / "stop"
+        self.pause = str(pause)
+        self.seen = {}
+
+    def __enter__(self):
+        self.stop.unlink(missing_ok=True)
+        command = [sys.executable, ROOT / "molecule/shared/visitors.py", BALANCER, SITE, self.stop, "50", self.pause]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        time.sleep(1)
+        return self
+
+    def __exit__(self, *_):
+        self.stop.touch()
+        output, _ = self.process.communicate(timeout=60)
+        self.seen = json.loads(output)
+        print(self.seen)
+
+
+@pytest.fixture(scope="session")
+def one(source):
+    return source("one")
+
+
+@pytest.fixture(scope="session")
+def two(source):
+    return source("two")
+
+
+def test_fleet_is_made_with_everything_good(one, fleet):
+    changes(play("site", one))
+    assert version() == "one"
+    for host in fleet.values():
+        state = json.loads(host.check_output("cat /srv/web/current/state.json"))
+        assert state["verdict"] == "good"
+        assert host.file("/srv/web/current/config/env").mode == 0o640
+    assert set(changes(play("site", one)).values()) == {0}
+
+
+def test_deploy_in_which_nothing_changed_does_nothing(one, fleet):
+    before = live(fleet)
+    assert set(changes(play("deploy", one)).values()) == {0}
+    assert live(fleet) == before
+
+
+def test_new_version_loses_no_request(two, tmp_path):
+    with Visitors(tmp_path, pause=0) as visitors:
+        done = play("deploy", two)
+    changes(done)
+    assert version() == "two"
+    assert visitors.seen["failed"] == {}, visitors.seen
+    assert set(visitors.seen["answers"]) == {"one", "two"}
+
+
+def test_rollback_goes_to_the_one_before_and_site_stays_there(two, fleet, tmp_path):
+    with Visitors(tmp_path, pause=0) as visitors:
+        changes(play("rollback", two))
+    assert version() == "one"
+    assert visitors.seen["failed"] == {}, visitors.seen
+    listed = said(play("releases", two))
+    assert "live, good" in listed
+    assert "rolled back" in listed
+    before = live(fleet)
+    done = play("site", two)  # the inventory still asks for the one that was left
+    assert set(changes(done).values()) == {0}
+    assert "is bad since" in said(done)
+    assert live(fleet) == before
+    refused = play("deploy", two)
+    assert refused.returncode != 0
+    assert "wsgi_bad_releases=retry" in said(refused)
+    assert live(fleet) == before
+    changes(play("deploy", two, options={"wsgi_bad_releases": "retry"}))
+    assert version() == "two"
+
+
+BROKEN = {
+    "does not install": ({"requirements__txt": "no-such-package-of-ours==1.0\n"}, {}, "no-such-package-of-ours"),
+    "does not import": ({"import": ""}, {}, "this release does not start"),
+    "bad gunicorn setting": ({}, {"gunicorn": {"statsd_host": "no port: here"}}, "statsd_host"),
+    "migration fails": ({}, {"migrate": "python -c \"raise SystemExit('no such table')\""}, "no such table"),
+    "answers 500": ({"error": ""}, {}, "answered 500"),
+    "hangs": ({"hang": ""}, {}, "timed out"),
+    "is well on one host only": ({"error": "app2"}, {}, "app2: "),
+    "hook fails": (
+        {},
+        {"hooks": {"before_switch": ["python -c \"raise SystemExit('not on a Friday')\""]}},
+        "not on a Friday",
+    ),
+    "hook after it fails": ({}, {"hooks": {"after_switch": ["python -c \"raise SystemExit('late')\""]}}, "late"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_release_is_never_seen(kind, source, fleet, tmp_path):
+    files, more, message = BROKEN[kind]
+    before = live(fleet)
+    with Visitors(tmp_path) as visitors:
+        done = play("deploy", source(f"broken:{kind}".replace(" ", "-"), **files), **more)
+    assert done.returncode != 0
+    assert message in said(done)
+    assert visitors.seen["failed"] == {}, visitors.seen
+    if kind != "hook after it fails":  # that one runs when the release has visitors already
+        assert set(visitors.seen["answers"]) == {"two"}, visitors.seen
+    assert version() == "two"
+    assert {n: t.splitlines()[:2] for n, t in live(fleet).items()} == {n: t.splitlines()[:2] for n, t in before.items()}
+    assert [line for line in live(fleet)["app1"].splitlines() if "/etc/" in line] == [
+        line for line in before["app1"].splitlines() if "/etc/" in line
+    ]
+
+
+def test_changed_configuration_goes_back_with_the_release(two, fleet):
+    before = live(fleet)
+    hooks = {"after_switch": ["false"]}
+    done = play("deploy", two, env={"GREETING": "hello"}, hooks=hooks)
+    assert done.returncode != 0
+    assert "serve what was good before" in said(done)
+    assert [text.splitlines()[-3:] for text in live(fleet).values()] == [
+        text.splitlines()[-3:] for text in before.values()
+    ]
+    assert set(changes(play("deploy", two)).values()) == {0}
+
+
+def test_migration_runs_once_for_the_fleet(source, fleet):
+    directory = source("three")
+    migrate = "sh -c 'echo ran >> $HOME/migrations'"
+    changes(play("deploy", directory, migrate=migrate))
+    assert version() == "three"
+    assert fleet["app1"].check_output("cat /srv/web/shared/migrations") == "ran"
+    assert not fleet["app2"].file("/srv/web/shared/migrations").exists
+    assert set(changes(play("deploy", directory, migrate=migrate)).values()) == {0}
+    changes(play("rollback", directory, migrate=migrate))
+    assert fleet["app1"].check_output("cat /srv/web/shared/migrations") == "ran"
+    assert version() == "two"
+
+
+def test_second_deploy_is_refused_and_a_dead_one_does_not_stand_in_the_way(two, fleet):
+    holder = {"id": "other:1:1", "machine": "other", "pid": 1, "who": "alice", "where": "control9", "purpose": "hotfix"}
+    lock = "/var/lib/wsgi-fleet/locks/web.json"
+    content = json.dumps({**holder, "since": "2026-03-01T12:00:00Z", "until": time.time() + 600})
+    fleet["app2"].check_output(f"echo '{content}' > {lock}")
+    before = live(fleet)
+    done = play("deploy", two)
+    assert done.returncode != 0
+    assert "web is locked by alice on control9 since 2026-03-01T12:00:00Z (hotfix)" in said(done)
+    assert live(fleet) == before
+    assert not fleet["app1"].file(lock).exists
+    changes(play("deploy", two, options={"wsgi_break_locks": True}))
+    assert not fleet["app2"].file(lock).exists
+
+
+MOMENTS = [
+    "Build the releases",
+    "Prove what can be proven",
+    "Make the next releases live",
+    "Run what the configuration says",
+]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_deploy_is_mended_by_the_next(moment, source, fleet, tmp_path):
+    directory = source(f"killed-at-{MOMENTS.index(moment)}")
+    with Visitors(tmp_path) as visitors:
+        command = ["ansible-playbook", "playbooks/deploy.yml", *(f"--inventory={path}" for path in INVENTORIES)]
+        run = subprocess.Popen(
+            [*command, "-e", variables(directory, {}, {})],
+            cwd=ROOT,
+            env=ansible_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        for line in run.stdout:
+            if moment in line:
+                break
+        time.sleep(0.5)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        changes(play("deploy", directory))
+    assert version() == f"killed-at-{MOMENTS.index(moment)}"
+    assert visitors.seen["failed"] == {}, visitors.seen
+    assert set(changes(play("deploy", directory)).values()) == {0}
+
+
+def test_unknown_names_and_batches_are_refused_before_anything(two, fleet):
+    before = live(fleet)
+    done = play("deploy", two, options={"wsgi_apps_only": "shop", "wsgi_rollout": ["a few"]})
+    assert done.returncode != 0
+    assert "no app is called shop; there are web" in said(done)
+    assert "'a few' is no batch" in said(done)
+    assert live(fleet) == before

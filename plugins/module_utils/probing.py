@@ -1,0 +1,82 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""One HTTP request to an address or a Unix socket, whatever DNS says: how module probe and the releases' gate ask."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from typing import Any
+
+MAX_BODY = 1 << 20  # bytes; enough to see that a body arrives
+
+# The options of one target; `name` is a label.
+TARGET: dict[str, Any] = {
+    "name": {"type": "str", "required": True},
+    "address": {"type": "str"},
+    "port": {"type": "int"},
+    "socket": {"type": "path"},
+    "host": {"type": "str", "required": True},
+    "path": {"type": "str", "default": "/"},
+    "below": {"type": "int", "default": 400},
+    "tls": {"type": "bool", "default": False},
+    "verify": {"type": "bool", "default": True},
+}
+
+
+class Connection(http.client.HTTPConnection):
+    """An HTTP connection to `target`'s address or socket that asks for `target`'s host."""
+
+    def __init__(self, target: Mapping[str, Any], timeout: float) -> None:
+        super().__init__(target["host"], timeout=timeout)
+        self.target = target
+
+    def connect(self) -> None:
+        target = self.target
+        if target.get("socket"):
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(target["socket"])
+        else:
+            port = target["port"] or (443 if target["tls"] else 80)
+            self.sock = socket.create_connection((target["address"], port), self.timeout)
+        if target.get("tls"):
+            context = ssl.create_default_context()
+            if not target["verify"]:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+            self.sock = context.wrap_socket(self.sock, server_hostname=target["host"])
+
+
+def url_of(target: Mapping[str, Any]) -> str:
+    """The URL that a person would type for `target`."""
+    scheme, usual = ("https", 443) if target.get("tls") else ("http", 80)
+    port = target.get("port") or usual
+    return f"{scheme}://{target['host']}{'' if port == usual else f':{port}'}{target['path']}"
+
+
+def ask(target: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    """One request; every way of failing is an answer with status 0."""
+    answer: dict[str, Any] = {"name": target["name"], "url": url_of(target), "status": 0, "error": ""}
+    started = time.monotonic()
+    connection = Connection(target, timeout)
+    try:
+        connection.request("GET", target["path"], headers={"User-Agent": "wsgi.fleet probe", "Connection": "close"})
+        response = connection.getresponse()
+        response.read(MAX_BODY)
+        answer["status"] = response.status
+    except (OSError, http.client.HTTPException) as error:
+        answer["error"] = str(error) or type(error).__name__
+    finally:
+        connection.close()
+    answer["good"] = 200 <= answer["status"] < target.get("below", 400)
+    answer["seconds"] = round(time.monotonic() - started, 3)
+    return answer
+
+
+def told(answer: Mapping[str, Any]) -> str:
+    """An answer in words."""
+    said = f"answered {answer['status']}" if answer["status"] else f"gave no answer ({answer['error']})"
+    return f"{answer['url']} over {answer['name']} {said}"
