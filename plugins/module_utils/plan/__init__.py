@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ._checks import Where, kind
+from ._programs import check_names
 from ._projections import (
     app_apps,
     gunicorn_instances,
@@ -64,6 +65,7 @@ def _plan(apps: object, groups: Groups, hostvars: Mapping[str, Any]) -> tuple[di
     messages += wrong_hosts
     layout = lay_out(records, groups, messages)
     check_domains(records, layout, messages)
+    check_names(records, messages)
     ports = allot_ports(records, layout, hosts, messages)
     check_hosts(layout, hosts, messages)
 

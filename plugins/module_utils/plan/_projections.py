@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ._gunicorn import requirement
+from ._programs import background_programs
 from ._topology import HTTP_PORT, HTTPS_PORT
 
 Plan = Mapping[str, Any]
@@ -79,8 +80,12 @@ def _socket(app: dict[str, Any]) -> str:
 
 
 def supervisor_programs(plan: Plan, host: str) -> Records:
-    """Return the programs of role supervisor: one for each app, as many processes as it has masters."""
-    return [_program(app) for app in _apps(plan, host)]
+    """Return the programs of role supervisor: each app with as many processes as it has masters, and what it adds."""
+    programs: Records = []
+    for app in _apps(plan, host):
+        programs.append(_program(app))
+        programs += background_programs(app, f"{_CONFIG}/{app['name']}", _ROOT, _LOG)
+    return programs
 
 
 def _program(app: dict[str, Any]) -> dict[str, Any]:

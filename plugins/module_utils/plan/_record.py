@@ -20,6 +20,7 @@ from ._checks import (
     string,
 )
 from ._mappings import NGINX, check_source, check_supervisor
+from ._programs import check_programs
 from ._values import (
     NAME,
     check_callable,
@@ -75,6 +76,7 @@ _RECORD: Fields = {
     "keep_releases": Field(integer(2), 5),
     "nginx": Field(mapping(NGINX)),
     "supervisor": Field(check_supervisor, {}),
+    "programs": Field(check_programs, []),
 }
 
 

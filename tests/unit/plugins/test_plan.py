@@ -15,6 +15,7 @@ import yaml
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.wsgi.fleet.plugins.filter.plan import FilterModule
+from ansible_collections.wsgi.fleet.plugins.filter.supervisor_tree import supervisor_tree
 from ansible_collections.wsgi.fleet.plugins.module_utils import plan as fleet
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -76,6 +77,10 @@ FULL = {
         "exitcodes": [0, 3],
         "umask": "027",
     },
+    "programs": [
+        {"name": "worker", "command": "celery -A wsgi.celery worker", "numprocs": 2, "stopsignal": "INT"},
+        {"name": "beat", "command": "celery -A wsgi.celery beat", "priority": 5, "redirect_stderr": False},
+    ],
 }
 
 
@@ -217,7 +222,7 @@ def test_every_key_arrives():
     assert instance["settings"]["workers"] == 3  # 7 over 3 masters, rounded up
     assert instance["settings"]["timeout"] == 120
     assert "threads" not in instance["settings"]
-    [program] = fleet.supervisor_programs(plan, "app1")
+    program, *_ = fleet.supervisor_programs(plan, "app1")
     assert (program["numprocs"], program["socket"]) == (3, "tcp://127.0.0.1:8000")
     assert "socket_owner" not in program
     assert "socket_mode" not in program
@@ -312,6 +317,44 @@ def test_callable_reaches_gunicorn_as_it_is_and_leaves_the_program_alone(target)
     assert fleet.gunicorn_instances(plan, "app1", 2)[0]["callable"] == target
     # A program that changes is stopped and started; a watched file that changes lets its masters take turns.
     assert fleet.supervisor_programs(plan, "app1") == fleet.supervisor_programs(make(SHOP), "app1")
+
+
+def test_background_programs_run_as_the_app_and_come_after_it():
+    command = "celery -A wsgi.celery worker -n worker%(process_num)d@%h"
+    programs = [{"name": "worker", "command": command}, {"name": "beat", "command": "celery beat", "stopwaitsecs": 5}]
+    web, worker, beat = fleet.supervisor_programs(make({**SHOP, "programs": programs}), "app1")
+    assert web["name"] == "shop"
+    assert worker == {
+        "name": "shop-worker",
+        "type": "program",
+        "command": f"/etc/wsgi-fleet/shop/run {command}",
+        "numprocs": 1,
+        "process_name": "%(program_name)s_%(process_num)d",
+        "user": "shop",
+        "directory": "/srv/shop",
+        "autorestart": "true",
+        "startsecs": 5,
+        "stopsignal": "TERM",
+        "stopwaitsecs": 60,
+        "killasgroup": True,
+        "priority": 1000,
+        "stdout_logfile": "/var/log/wsgi-fleet/shop/worker_%(process_num)d.log",
+        "redirect_stderr": True,
+        "watch": ["/srv/shop/current", "/etc/wsgi-fleet/shop/env", "/etc/wsgi-fleet/shop/run"],
+    }
+    assert (beat["name"], beat["stopwaitsecs"]) == ("shop-beat", 5)
+    web, worker, _ = fleet.supervisor_programs(
+        make({**SHOP, "programs": programs, "supervisor": {"priority": 10}}), "app1"
+    )
+    assert (web["priority"], worker["priority"]) == (10, 11)
+
+
+def test_supervisor_takes_background_programs():
+    plan = make({**FULL, "programs": [*FULL["programs"], {"name": "odd", "command": "sh -c 'echo \"$0\" ; exit' %d"}]})
+    tree = supervisor_tree(fleet.supervisor_programs(plan, "app1"), [], "/launch", "/var/log/supervisord")
+    assert tree["problems"] == []
+    assert tree["groups"] == ["shop", "shop-beat", "shop-odd", "shop-worker"]
+    assert "/var/log/wsgi-fleet/shop/worker_*.log" in tree["logs"]
 
 
 @pytest.mark.parametrize("off", ["off", False])
