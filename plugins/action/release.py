@@ -23,6 +23,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.release.records import 
     parse_app,
     problems,
 )
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.removal import removal_problems
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.sources import (
     Entry,
     file_checksum,
@@ -56,6 +57,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no type
         args = dict(self._task.args)
         building = args.get("state", "built") == "built"
         wrong = problems(args.get("apps"), sources=building)
+        wrong = wrong or removal_problems(args.get("removed") or [], args["apps"])
         if wrong:
             raise AnsibleActionFail("The applications cannot be released as they are described:\n" + "\n".join(wrong))
         environment = args.get("environment") or {}

@@ -28,6 +28,7 @@ class FilterModule:
             "plan_errors": fleet.find_errors,
             "python_versions": fleet.python_versions,
             "app_apps": fleet.app_apps,
+            "app_removed": fleet.app_removed,
             "gunicorn_instances": fleet.gunicorn_instances,
             "supervisor_programs": fleet.supervisor_programs,
             "nginx_sites": fleet.nginx_sites,

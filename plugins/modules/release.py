@@ -109,6 +109,24 @@ options:
         description: How many complete releases to keep.
         type: int
         default: 5
+  removed:
+    description:
+      - Applications that V(state=pruned) takes away on purpose. What this module did not make is not touched.
+      - V(state=built) only looks at them for RV(settled).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Name of the application; not in O(apps).
+        type: str
+        required: true
+      keep_data:
+        description:
+          - Whether C(shared) stays when it holds something, with the user who owns it, and logs stay too. Applications
+            that are only missing in O(apps) are always treated so.
+        type: bool
+        default: true
   root:
     description: Directory of the applications.
     type: path
@@ -210,6 +228,12 @@ lacks:
   type: list
   elements: str
   sample: [git, ssh]
+left:
+  description: What was left of applications that are gone, and why.
+  returned: when O(state) is V(pruned)
+  type: list
+  elements: str
+  sample: ["/srv/shop: wsgi.fleet did not make what it holds: notes.txt"]
 settled:
   description: Whether V(state=switched) and V(state=pruned) would find nothing to do, so that they need not be called.
   returned: when O(state) is V(built)
@@ -222,15 +246,11 @@ wanted:
 """
 
 import concurrent.futures
-import contextlib
 import copy
-import grp
 import json
 import os
-import pwd
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
@@ -246,14 +266,11 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import (
     suggest_fix,
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.host import (
-    OUR_NAMES,
     SYSTEM_PATH,
     UNKNOWN,
     Host,
     find_interpreter,
-    group_id,
     is_complete,
-    processes_of,
     read_marker,
     remove_release,
 )
@@ -267,6 +284,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.release.identity import
     wanted_refs,
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.records import App, parse_app
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.removal import erase, retire
 
 CHECK_TIMEOUT = 120  # seconds; gunicorn would give a worker less to come up
 
@@ -374,7 +392,7 @@ def settled(host: Host, jobs: list[Job]) -> bool:
     if host.actions or any(job.failure for job in jobs):
         return False
     dry = copy.copy(host)
-    dry.check, dry.actions = True, []
+    dry.check, dry.actions, dry.left = True, [], []
     later = [Job(job.app) for job in jobs]
     switched(dry, later, {})
     pruned(dry, later)
@@ -421,8 +439,8 @@ def pruned(host: Host, jobs: list[Job]) -> dict[str, Any]:
     for name in sorted(set(host.manifest) - names):
         job = Job(parse_app({"name": name}))
         jobs.append(job)
-        attempt(job, retire, host, name, Path(host.manifest[name]["root"]), Path(host.manifest[name]["logs"]))
-    return {}
+        attempt(job, erase if name in host.erased else retire, host, name, host.manifest[name])
+    return {"left": host.left}
 
 
 def prune(host: Host, app: App) -> None:
@@ -444,73 +462,6 @@ def prune(host: Host, app: App) -> None:
     for release in obsolete(complete, live, app.keep_releases):
         if host.act(f"{app.name}: remove release {release}"):
             remove_release(directory / release)
-
-
-def retire(host: Host, name: str, root: Path, logs: Path) -> None:
-    """Remove what was made for an application that is gone; its data, and the user that owns them, stay."""
-    home = root / name
-    for link in (".current.new", ".next.new", "current", "next"):
-        path = home / link
-        if path.is_symlink() and host.act(f"{name}: remove {path}"):
-            path.unlink()
-    releases = home / "releases"
-    if releases.is_dir() and host.act(f"{name}: remove {releases}"):
-        for path in releases.iterdir():
-            remove_release(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        releases.rmdir()
-    mirror = host.cache / "git" / f"{name}.git"
-    if mirror.is_dir() and host.act(f"{name}: remove {mirror}"):
-        shutil.rmtree(mirror)
-    shared = home / "shared"
-    if shared.is_dir() and any(shared.iterdir()):
-        return
-    retire_user(host, name)
-    retire_logs(host, name, logs / name)
-    for path in (shared, home):
-        if path.is_dir() and not (path == home and foreign_in(home)) and host.act(f"{name}: remove {path}"):
-            path.rmdir()
-    if not host.check:
-        del host.manifest[name]
-        host.save_manifest()
-
-
-def foreign_in(home: Path) -> bool:
-    """Whether somebody put something of their own there."""
-    return any(path.name not in OUR_NAMES for path in home.iterdir())
-
-
-def retire_user(host: Host, name: str) -> None:
-    """Remove the user and its group."""
-    try:
-        user = pwd.getpwnam(name)
-    except KeyError:
-        return
-    running = processes_of(user.pw_uid)
-    if running and not host.check:
-        raise ReleaseError(
-            "prune",
-            f"user {name} cannot be removed while its processes run ({', '.join(map(str, running[:10]))})",
-            "stop them (supervisor does, once the application is not in its programs any more), then run again",
-        )
-    if host.act(f"{name}: remove system user"):
-        host.command(["userdel", name], "prune")
-        with contextlib.suppress(KeyError):
-            grp.getgrnam(name)
-            host.command(["groupdel", name], "prune")
-
-
-def retire_logs(host: Host, name: str, directory: Path) -> None:
-    """Logs stay for whoever must look something up. They go to root: the next user may get the same number."""
-    if not directory.is_dir():
-        return
-    if not any(directory.iterdir()):
-        if host.act(f"{name}: remove {directory}"):
-            directory.rmdir()
-    elif host.act(f"{name}: give {directory} to root"):
-        for _path, names, files, handle in os.fwalk(directory, follow_symlinks=False):
-            for entry in (*names, *files):
-                os.chown(entry, 0, group_id("adm"), dir_fd=handle, follow_symlinks=False)
-        os.chown(directory, 0, group_id("adm"))
 
 
 # -- the module ------------------------------------------------------------------------------------------------
@@ -538,6 +489,12 @@ def arguments() -> dict[str, Any]:
     return {
         "state": {"type": "str", "choices": ["built", "switched", "pruned"], "default": "built"},
         "apps": {"type": "list", "elements": "dict", "required": True, "options": app},
+        "removed": {
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": {"name": {"type": "str", "required": True}, "keep_data": {"type": "bool", "default": True}},
+        },
         "root": {"type": "path", "default": "/srv"},
         "config_dir": {"type": "path", "default": "/etc/wsgi-fleet"},
         "log_dir": {"type": "path", "default": "/var/log/wsgi-fleet"},

@@ -343,6 +343,41 @@ def test_what_is_gone_from_the_list_is_removed(host):
     assert changed(apply(host, apps={"packaged": None, "pinned": None})) == 0
 
 
+def test_absent_application_goes_with_its_data_and_nothing_else(host):
+    leaving = {"leaving": {"source": {"package": "itsdangerous", "version": "2.2.0"}, "secrets": {"A": "b"}}}
+    apply(host, apps=leaving)
+    places = "/srv /etc/wsgi-fleet /var/lib/wsgi-fleet /var/log/wsgi-fleet"
+    host.check_output("touch /srv/leaving/shared/upload /var/log/wsgi-fleet/leaving/x.log /srv/leaving/notes")
+    # What role app never made: a user with his home, and a directory that looks like an application's.
+    host.check_output("mkdir -p /srv/stranger/shared")
+    absent = [{"name": name, "keep_data": False} for name in ("leaving", "foreign", "stranger")]
+
+    before = host.check_output(f"find {places} | sort | sha256sum")
+    foreseen = apply(host, "--check", app_removed=absent)
+    assert changed(foreseen) == 2
+    assert host.check_output(f"find {places} | sort | sha256sum") == before
+    assert host.user("leaving").exists
+
+    done = apply(host, app_removed=absent)
+    assert changed(done) == 2  # environment and run files; all else
+    lines = re.compile(r"leaving: (?:remove|give) .*")
+    assert lines.findall(done.stdout) == lines.findall(foreseen.stdout) != []
+    assert "/srv/leaving is left: wsgi.fleet did not make what it holds (notes)" in re.sub(
+        r"\s+", " ", done.stdout + done.stderr
+    )
+    assert host.check_output("ls -A /srv/leaving") == "notes"
+    assert host.file("/srv/leaving").group == "root"
+    assert not host.user("leaving").exists
+    assert not host.group("leaving").exists
+    for path in ("/etc/wsgi-fleet/leaving", "/var/log/wsgi-fleet/leaving"):
+        assert not host.file(path).exists, path
+    assert host.user("foreign").exists
+    assert host.file("/srv/foreign").is_directory
+    assert host.file("/srv/stranger/shared").is_directory
+    assert changed(apply(host, app_removed=absent)) == 0
+    host.check_output("rm -r /srv/leaving /srv/stranger")
+
+
 def test_killed_build_is_mended(host):
     slow = ROOT / ".cache/app/slow"
     slow.mkdir(exist_ok=True)

@@ -13,6 +13,7 @@ from ._checks import Where, kind
 from ._programs import check_names
 from ._projections import (
     app_apps,
+    app_removed,
     gunicorn_instances,
     nginx_sites,
     python_versions,
@@ -20,11 +21,12 @@ from ._projections import (
     ufw_rules,
 )
 from ._record import read_record
-from ._topology import allot_ports, check_domains, check_hosts, http_port, lay_out, read_hosts
+from ._topology import allot_ports, check_domains, check_hosts, http_port, lay_out, place, read_hosts
 
 __all__ = [
     "PlanError",
     "app_apps",
+    "app_removed",
     "find_errors",
     "gunicorn_instances",
     "make_plan",
@@ -60,7 +62,9 @@ def make_plan(apps: object, groups: Groups, hostvars: Mapping[str, Any]) -> dict
 
 def _plan(apps: object, groups: Groups, hostvars: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     messages: list[str] = []
-    records = _read_records(apps, messages)
+    known = _read_records(apps, messages)
+    records = [record for record in known if record["state"] != "absent"]
+    going = [record for record in known if record["state"] == "absent"]
     hosts, wrong_hosts = read_hosts(groups, hostvars)
     messages += wrong_hosts
     layout = lay_out(records, groups, messages)
@@ -68,11 +72,16 @@ def _plan(apps: object, groups: Groups, hostvars: Mapping[str, Any]) -> tuple[di
     check_names(records, messages)
     ports = allot_ports(records, layout, hosts, messages)
     check_hosts(layout, hosts, messages)
+    leaving = place(going, groups, messages)
 
     running: dict[str, list[str]] = {name: [] for name in hosts}
     for record in records:
         for host in layout.apps[record["name"]]:
             running[host].append(record["name"])
+    removed: dict[str, list[str]] = {name: [] for name in hosts}
+    for record in going:
+        for host in leaving[record["name"]]:
+            removed[host].append(record["name"])
     return {
         "apps": {
             record["name"]: {
@@ -82,12 +91,16 @@ def _plan(apps: object, groups: Groups, hostvars: Mapping[str, Any]) -> tuple[di
             }
             for record in records
         },
+        "removed": {
+            record["name"]: {"keep_data": record["keep_data"], "hosts": leaving[record["name"]]} for record in going
+        },
         "balancers": layout.balancers,
         "hosts": {
             name: {
                 "address": host.address,
                 "http_port": http_port(name, host, layout),
                 "apps": running[name],
+                "removed": removed[name],
                 "balancer": name in layout.balancers,
                 # Faces the clients: a balancer, or an app host of a fleet that has none.
                 "edge": name in layout.balancers or not layout.balancers,
@@ -107,7 +120,9 @@ def _read_records(apps: object, messages: list[str]) -> list[dict[str, Any]]:
     records: dict[str, dict[str, Any]] = {}
     for index, value in enumerate(apps):
         record = read_record(value, index, messages)
-        if record is None or not record["name"] or record["domains"] is None or record["hosts"] is None:
+        if record is None or not record["name"] or record["hosts"] is None:
+            continue
+        if record["state"] != "absent" and record["domains"] is None:
             continue
         same = [name for name in records if name.replace("_", "-") == record["name"].replace("_", "-")]
         if same:

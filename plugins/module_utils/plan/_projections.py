@@ -50,6 +50,14 @@ def app_apps(plan: Plan, host: str) -> Records:
     ]
 
 
+def app_removed(plan: Plan, host: str) -> Records:
+    """Return what role app is to take away."""
+    return [
+        {"name": name, "keep_data": plan["removed"][name]["keep_data"]}
+        for name in plan["hosts"].get(host, {}).get("removed", ())
+    ]
+
+
 def gunicorn_instances(plan: Plan, host: str, vcpus: int) -> Records:
     """Return the instances of role gunicorn; only here the host's cores matter."""
     return [

@@ -10,6 +10,7 @@ from ._checks import (
     Field,
     Fields,
     Where,
+    boolean,
     choice,
     integer,
     kind,
@@ -53,6 +54,8 @@ def _check_port(value: object, where: Where) -> object:
 
 _RECORD: Fields = {
     "name": Field(check_name, required="a name that is the system user too, such as shop"),
+    "state": Field(choice("present", "absent"), "present"),
+    "keep_data": Field(boolean),
     "domains": Field(
         list_of(check_domain, "a list of host names", empty=False),
         required="a list of host names, such as [shop.example.com]",
@@ -80,6 +83,15 @@ _RECORD: Fields = {
 }
 
 
+# What an app that goes away must say. Its other keys may stand as they stood, and are checked.
+_ABSENT: Fields = {
+    **{name: Field(field.check) for name, field in _RECORD.items()},
+    "name": _RECORD["name"],
+    "hosts": _RECORD["hosts"],
+    "keep_data": Field(boolean, True),
+}
+
+
 def read_record(value: object, index: int, messages: list[str]) -> dict[str, Any] | None:
     """Check one record and fill in its defaults; what is wrong is None, or out of its list."""
     label = f"wsgi_apps[{index}]"
@@ -90,7 +102,12 @@ def read_record(value: object, index: int, messages: list[str]) -> dict[str, Any
     if isinstance(name, str) and re.fullmatch(NAME, name):
         label = f"app {name}"
     where = Where(messages, label)
+    if value.get("state") == "absent":
+        read = read_fields(value, _ABSENT, where)
+        return {key: read[key] for key in ("name", "hosts", "state", "keep_data")}
     record = read_fields(value, _RECORD, where)
+    if "keep_data" in value:
+        where.at("keep_data").fail("is of use with state absent only; leave it out")
     if "nginx" not in value:
         record["nginx"] = mapping(NGINX)({}, where)
     _check_together(record, where)

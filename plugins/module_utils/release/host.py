@@ -76,7 +76,9 @@ class Host:
         self.uploads: Mapping[str, str] = params["uploads"]
         self.settings = {str(name): str(value) for name, value in json.loads(params["environment"] or "{}").items()}
         self.secrets = environment_secrets(self.settings)
+        self.erased = frozenset(entry["name"] for entry in params["removed"] if not entry["keep_data"])
         self.actions: list[str] = []
+        self.left: list[str] = []
         self.builder = Account(-1, -1)
         self.manifest: dict[str, Any] = {}
 

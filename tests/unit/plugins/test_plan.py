@@ -466,10 +466,45 @@ def test_the_last_app_can_go():
         assert fleet.nginx_sites(plan, host) == fleet.ufw_rules(plan, host) == fleet.app_apps(plan, host) == []
 
 
+PROJECTS = (
+    fleet.app_apps,
+    fleet.nginx_sites,
+    fleet.python_versions,
+    fleet.supervisor_programs,
+    fleet.ufw_rules,
+    lambda plan, host: fleet.gunicorn_instances(plan, host, 4),
+)
+
+
+def test_an_absent_app_runs_nowhere_and_is_taken_away_where_it_ran():
+    gone = {"name": "old", "state": "absent"}
+    part = {**gone, "name": "part", "hosts": ["app2"], "keep_data": False}
+    plan = make(SHOP, gone, part, balancers="lb1")
+    without = make(SHOP, balancers="lb1")
+    for host in ("app1", "app2", "lb1"):
+        assert [project(plan, host) for project in PROJECTS] == [project(without, host) for project in PROJECTS]
+    old = {"name": "old", "keep_data": True}
+    assert fleet.app_removed(plan, "app1") == [old]
+    assert fleet.app_removed(plan, "app2") == [old, {"name": "part", "keep_data": False}]
+    assert fleet.app_removed(plan, "lb1") == fleet.app_removed(plan, "db1") == []
+
+
+def test_an_absent_app_leaves_its_names_and_ports_to_others():
+    gone = {**FULL, "state": "absent", "hosts": ["linux_apps"]}
+    heir = {**SHOP, "name": "shop-worker", "port": 8000}
+    assert fleet.find_errors([gone, heir], {"linux_apps": ["app1"]}, {"app1": {}}) == []
+
+
+def test_an_absent_app_may_name_a_group_that_is_empty():
+    groups = {"linux_apps": ["app1"], "east": []}
+    assert fleet.find_errors([{"name": "old", "state": "absent", "hosts": ["east"]}], groups, {"app1": {}}) == []
+
+
 def test_a_host_that_the_plan_does_not_know_gets_nothing():
     plan = make(SHOP)
     for project in (
         fleet.app_apps,
+        fleet.app_removed,
         fleet.nginx_sites,
         fleet.python_versions,
         fleet.supervisor_programs,
@@ -629,6 +664,7 @@ def as_module_options(options: dict[str, Any]) -> dict[str, Any]:
     ("role", "variable", "project"),
     [
         ("app", "app_apps", fleet.app_apps),
+        ("app", "app_removed", fleet.app_removed),
         ("gunicorn", "gunicorn_instances", lambda plan, host: fleet.gunicorn_instances(plan, host, 4)),
         ("nginx", "nginx_sites", fleet.nginx_sites),
         ("python", "python_versions", fleet.python_versions),
@@ -641,7 +677,13 @@ def test_roles_take_what_they_are_given(role, variable, project):
     option = spec["argument_specs"]["main"]["options"][variable]
     validator = ArgumentSpecValidator(as_module_options({variable: option}))
     plans = [
-        make(SHOP, {**FULL, "name": "full", "domains": ["full.example"]}, balancers=names) for names in ("", "app1 lb1")
+        make(
+            SHOP,
+            {**FULL, "name": "full", "domains": ["full.example"]},
+            {"name": "old", "state": "absent"},
+            balancers=names,
+        )
+        for names in ("", "app1 lb1")
     ]
     for plan in plans:
         for host in plan["hosts"]:

@@ -50,7 +50,18 @@ WRONG = [
     ({"callable": MISSING}, "app shop: callable: is missing; give module:object, such as wsgi:app"),
     ({"name": MISSING}, "wsgi_apps[0]: name: is missing; give a name that is the system user too, such as shop"),
     ({"domain": "x"}, "app shop: domain: is no known key; did you mean domains?"),
-    ({"state": "absent"}, None),
+    ({"state": "gone"}, "app shop: state: is 'gone', must be one of present, absent"),
+    ({"keep_data": True}, "app shop: keep_data: is of use with state absent only; leave it out"),
+    ({"state": "absent", "keep_data": "no"}, "app shop: keep_data: is a string, must be true or false"),
+    ({"state": "absent", "domains": ["x/y"]}, None),
+    ({"state": "absent", "domain": "x"}, "app shop: domain: is no known key; did you mean domains?"),
+    (
+        {"state": "absent", "hosts": ["nowhere"]},
+        (
+            "app shop: hosts: nowhere is neither a group nor a host of the inventory; "
+            "known are all, app1, app2, databases, empty, linux_apps, windows_apps"
+        ),
+    ),
     (
         {"python": 3.13},
         (
@@ -481,6 +492,16 @@ WRONG = [
         ),
     ),
 ]
+
+
+def test_an_absent_app_needs_a_name_of_its_own_only():
+    assert errors({"name": "shop", "state": "absent"}) == []
+    assert errors(shop(), {"name": "shop", "state": "absent"}) == [
+        "wsgi_apps[1]: name: 'shop' is taken by app shop (- and _ count as the same); give each app its own name"
+    ]
+    assert errors({"state": "absent"}) == [
+        "wsgi_apps[0]: name: is missing; give a name that is the system user too, such as shop"
+    ]
 
 
 def test_programs_and_apps_have_names_of_their_own_in_supervisor():
