@@ -33,4 +33,5 @@ class FilterModule:
             "supervisor_programs": fleet.supervisor_programs,
             "nginx_sites": fleet.nginx_sites,
             "ufw_rules": fleet.ufw_rules,
+            "wheelhouse_hosts": fleet.wheelhouse_hosts,
         }

@@ -161,6 +161,19 @@ options:
     description: Seconds that one step of a build may take.
     type: int
     default: 1800
+  wheelhouse:
+    description:
+      - Directory on the controller with wheels, as M(wsgi.fleet.wheels) fills it. Nothing is then fetched from an index
+        or built on the host; it gets the wheels of its releases that it does not have yet.
+      - A release for which the wheelhouse has no list fails.
+    type: path
+  wheels:
+    description: Set by the action plugin.
+    type: dict
+    default: {}
+  wheel_archive:
+    description: Set by the action plugin.
+    type: path
   next:
     description: For V(state=switched) in check mode - the RV(apps) that V(state=built) returned.
     type: dict
@@ -238,6 +251,16 @@ settled:
   description: Whether V(state=switched) and V(state=pruned) would find nothing to do, so that they need not be called.
   returned: when O(state) is V(built)
   type: bool
+wheel_lists:
+  description: The lists in the wheelhouse that the host wants. For the action plugin.
+  returned: when O(wheelhouse) is given and O(state) is V(built)
+  type: dict
+  sample: {shop: cp311-x86_64/3f2a9c0d1e4b}
+stored:
+  description: Wheels that the host has. For the action plugin.
+  returned: when O(wheelhouse) is given and O(state) is V(built)
+  type: list
+  elements: str
 wanted:
   description: Applications whose source the controller must bring. For the action plugin.
   returned: when O(state) is V(built)
@@ -249,8 +272,10 @@ import concurrent.futures
 import copy
 import json
 import os
+import platform
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
@@ -275,6 +300,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.release.host import (
     remove_release,
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.identity import (
+    MARKER,
     interpreter_tag,
     is_commit,
     obsolete,
@@ -285,6 +311,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.release.identity import
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.records import App, parse_app
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.removal import erase, retire
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.wheels import platform_of, read_archive
 
 CHECK_TIMEOUT = 120  # seconds; gunicorn would give a worker less to come up
 
@@ -360,12 +387,15 @@ def built(host: Host, jobs: list[Job]) -> dict[str, Any]:
     if not host.check:
         remove_forgotten_keys()
         host.stop_builder()  # before any key or password is in its hands
+        if host.wheel_archive:
+            take_wheels(host, host.wheel_archive)
     for job in jobs:
         attempt(job, host.prepare, job.app)
     # Servers answer slowly: ask for all at once.
     with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
         list(pool.map(lambda job: attempt(job, identify, host, job), jobs))
     wanted: list[str] = []
+    places: dict[str, str] = {}
     apps: dict[str, Any] = {}
     for job in jobs:
         if job.failure:
@@ -373,7 +403,9 @@ def built(host: Host, jobs: list[Job]) -> dict[str, Any]:
         name = job.app.name
         previous = host.linked(name, "next")
         exists = bool(job.id) and is_complete(host.root / name / "releases" / job.id)
-        if not exists and not job.app.source.remote and name not in host.uploads and not host.check:
+        if not exists and job.id and host.offline and name not in host.wheels:
+            places[name] = f"{platform_of(job.tag, platform.machine())}/{job.id}"
+        if not exists and not host.check and lacks_something(host, job):
             wanted.append(name)
             continue
         label = job.id or f"({UNKNOWN} id)"
@@ -384,7 +416,22 @@ def built(host: Host, jobs: list[Job]) -> dict[str, Any]:
         if (previous != job.id or not job.id) and host.act(f"{name}: next: {previous or 'none'} -> {label}"):
             host.set_link(name, "next", job.id)
         apps[name] = {"id": job.id or None, "previous": previous, "source": job.description, "built": not exists}
-    return {"apps": apps, "wanted": wanted, "lacks": lacks, "settled": not wanted and settled(host, jobs)}
+    result = {"apps": apps, "wanted": wanted, "lacks": lacks, "settled": not wanted and settled(host, jobs)}
+    return {**result, "wheel_lists": places, "stored": host.store.names()} if places else result
+
+
+def lacks_something(host: Host, job: Job) -> bool:
+    """Whether the controller must bring the source or the wheels."""
+    name = job.app.name
+    return (not job.app.source.remote and name not in host.uploads) or (host.offline and name not in host.wheels)
+
+
+def take_wheels(host: Host, archive: str) -> None:
+    """Put what came into the store."""
+    host.ensure_directory(host.store.directory, 0, host.builder.gid, 0o750)
+    wheels = [wheel for wheels in host.wheels.values() for wheel in wheels]
+    taken = read_archive(Path(archive), wheels, host.store.directory, gid=host.builder.gid)
+    host.actions += [f"take {file}" for file in taken]
 
 
 def settled(host: Host, jobs: list[Job]) -> bool:
@@ -440,7 +487,18 @@ def pruned(host: Host, jobs: list[Job]) -> dict[str, Any]:
         job = Job(parse_app({"name": name}))
         jobs.append(job)
         attempt(job, erase if name in host.erased else retire, host, name, host.manifest[name])
+    forget_wheels(host)
     return {"left": host.left}
+
+
+def forget_wheels(host: Host) -> None:
+    """Remove wheels of which no release was made."""
+    roots = {Path(entry["root"]) for entry in host.manifest.values()}
+    markers = [read_marker(path.parent) for root in roots for path in root.glob(f"*/releases/*/{MARKER}")]
+    used = {file for marker in markers for file in marker.get("wheels", ())}
+    for file in host.store.names():
+        if file not in used and host.act(f"remove {file}, which no release has installed"):
+            (host.store.directory / file).unlink()
 
 
 def prune(host: Host, app: App) -> None:
@@ -504,6 +562,9 @@ def arguments() -> dict[str, Any]:
         "environment": {"type": "json", "default": "{}", "no_log": True},
         "timeout": {"type": "int", "default": 1800},
         "next": {"type": "dict", "default": {}},
+        "wheelhouse": {"type": "path"},
+        "wheels": {"type": "dict", "default": {}},
+        "wheel_archive": {"type": "path"},
         "uploads": {"type": "dict", "default": {}},
         "credentials": {"type": "json", "default": "{}", "no_log": True},
     }

@@ -19,6 +19,7 @@ from ._projections import (
     python_versions,
     supervisor_programs,
     ufw_rules,
+    wheelhouse_hosts,
 )
 from ._record import read_record
 from ._topology import allot_ports, check_domains, check_hosts, http_port, lay_out, place, read_hosts
@@ -34,6 +35,7 @@ __all__ = [
     "python_versions",
     "supervisor_programs",
     "ufw_rules",
+    "wheelhouse_hosts",
 ]
 
 Groups = Mapping[str, Sequence[str]]

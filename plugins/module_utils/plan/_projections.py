@@ -58,6 +58,18 @@ def app_removed(plan: Plan, host: str) -> Records:
     ]
 
 
+def wheelhouse_hosts(plan: Plan, systems: Mapping[str, str]) -> list[str]:
+    """Return the hosts that fill a wheelhouse: for every app, one of each system that it runs on."""
+    chosen: list[str] = []
+    done: set[tuple[str, str]] = set()
+    for host in sorted(systems):
+        runs = {(name, systems[host]) for name in plan["hosts"].get(host, {}).get("apps", ())}
+        if runs - done:
+            chosen.append(host)
+            done |= runs
+    return chosen
+
+
 def gunicorn_instances(plan: Plan, host: str, vcpus: int) -> Records:
     """Return the instances of role gunicorn; only here the host's cores matter."""
     return [

@@ -552,6 +552,25 @@ def test_automatic_ports_avoid_what_is_taken():
     assert ports(app("api"), hosts={"app2": {"wsgi_http_port": free}})["api"] == free + 1
 
 
+# --- wheels -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("systems", "chosen"),
+    [
+        ({"app1": "12 x", "app2": "12 x", "app3": "12 x"}, ["app1", "app2"]),
+        ({"app1": "12 x", "app2": "13 x", "app3": "13 x"}, ["app1", "app2"]),
+        ({"app1": "12 x", "app2": "12 x", "app3": "13 x"}, ["app1", "app2", "app3"]),
+        ({"app3": "12 x", "lb1": "12 x"}, ["app3"]),
+        ({}, []),
+    ],
+)
+def test_one_host_of_each_kind_fills_the_wheelhouse(systems, chosen):
+    api = {**SHOP, "name": "api", "domains": ["api.example.com"], "hosts": ["app2"]}
+    plan = make(SHOP, api, apps="app1 app2 app3", balancers="lb1")
+    assert fleet.wheelhouse_hosts(plan, systems) == chosen
+
+
 # --- shape -----------------------------------------------------------------------------------------------------
 
 
