@@ -7,9 +7,9 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from ansible import constants as C  # noqa: N812 - its name everywhere
 from ansible.errors import AnsibleActionFail
@@ -23,6 +23,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.release.records import 
     parse_app,
     problems,
 )
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.removal import removal_problems
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.sources import (
     Entry,
     file_checksum,
@@ -30,6 +31,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.release.sources import 
     tree_digest,
     walk_tree,
 )
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.wheels import Wheel, find_wheels, write_archive
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,13 @@ class Local:
         return target
 
 
+class Wheels(NamedTuple):
+    """The wheels of one release, and the directory on the controller where they are."""
+
+    place: Path
+    wheels: list[Wheel]
+
+
 class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no types
     """Ask the host what it lacks; send that and only that."""
 
@@ -56,6 +65,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no type
         args = dict(self._task.args)
         building = args.get("state", "built") == "built"
         wrong = problems(args.get("apps"), sources=building)
+        wrong = wrong or removal_problems(args.get("removed") or [], args["apps"])
         if wrong:
             raise AnsibleActionFail("The applications cannot be released as they are described:\n" + "\n".join(wrong))
         environment = args.get("environment") or {}
@@ -66,12 +76,49 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no type
         local: dict[str, Local] = {}
         if building:
             apps, local = self._look_up(apps)
+        if args.get("wheelhouse") and not Path(args["wheelhouse"]).expanduser().is_absolute():
+            raise AnsibleActionFail("wheelhouse: give the directory on the controller as an absolute path")
         result = self._ask(args, apps, task_vars)
         wanted = result.pop("wanted", [])
-        if wanted:
-            bring = [app for app in apps if app.name in wanted]
-            result = merge(result, self._bring(args, bring, local, task_vars), len(apps))
+        if wanted or "wheel_lists" in result:
+            result = self._complete(result, args, apps, wanted, local, task_vars)
         return result
+
+    def _complete(
+        self,
+        first: dict[str, Any],
+        args: dict[str, Any],
+        apps: Sequence[App],
+        wanted: Sequence[str],
+        local: Mapping[str, Local],
+        task_vars: Optional[dict[str, Any]],
+    ) -> dict[str, Any]:
+        """Bring what the host lacks, and let it go on with that."""
+        wheels: dict[str, Wheels] = {}
+        failures = first.setdefault("failures", [])
+        for name, place in first.pop("wheel_lists", {}).items():
+            try:
+                wheelhouse = Path(args["wheelhouse"]).expanduser()
+                wheels[name] = Wheels((wheelhouse / place).parent, find_wheels(wheelhouse, place))
+            except ReleaseError as error:
+                failures.append({"app": name, "step": error.step, "problem": error.problem, "fix": error.fix})
+        failed = {failure["app"] for failure in failures}
+        bring = [app for app in apps if app.name in wanted and app.name not in failed]
+        files = {
+            wheel.file: entry.place / wheel.file
+            for entry in wheels.values()
+            for wheel in entry.wheels
+            if wheel.file not in first.get("stored", ())
+        }
+        first.pop("stored", None)
+        second: dict[str, Any] = {"actions": [], "apps": {}, "lacks": []}
+        if bring:
+            args = {
+                **args,
+                "wheels": {name: [asdict(wheel) for wheel in entry.wheels] for name, entry in wheels.items()},
+            }
+            second = self._bring(args, bring, local, files, task_vars)
+        return merge(first, second, len(apps))
 
     def _ask(self, args: dict[str, Any], apps: Sequence[App], task_vars: Optional[dict[str, Any]]) -> dict[str, Any]:
         result: dict[str, Any] = self._execute_module(
@@ -136,18 +183,28 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no type
         args: dict[str, Any],
         apps: Sequence[App],
         local: Mapping[str, Local],
+        wheels: Mapping[str, Path],
         task_vars: Optional[dict[str, Any]],
     ) -> dict[str, Any]:
         uploads: dict[str, str] = {}
+        archives: list[str] = []
         self._make_tmp_path()
         shell = self._connection._shell
         try:
+            if wheels:
+                archives.append(shell.join_path(shell.tmpdir, "wheels"))
+                with tempfile.TemporaryDirectory(dir=C.DEFAULT_LOCAL_TMP) as scratch:
+                    write_archive(wheels, Path(scratch, "wheels"))
+                    self._transfer_file(str(Path(scratch, "wheels")), archives[0])
+                args = {**args, "wheel_archive": archives[0]}
             for app in apps:
+                if app.name not in local:
+                    continue
                 target = shell.join_path(shell.tmpdir, f"source-{app.name}")
                 with tempfile.TemporaryDirectory(dir=C.DEFAULT_LOCAL_TMP) as scratch:
                     self._transfer_file(str(local[app.name].pack(app, Path(scratch, "source"))), target)
                 uploads[app.name] = target
-            self._fixup_perms2((shell.tmpdir, *uploads.values()))
+            self._fixup_perms2((shell.tmpdir, *archives, *uploads.values()))
             return self._ask({**args, "uploads": uploads}, apps, task_vars)
         finally:
             self._remove_tmp_path(shell.tmpdir)

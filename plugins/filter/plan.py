@@ -35,8 +35,10 @@ class FilterModule:
             "release_rows": fleet.release_rows,
             "access_logs": fleet.access_logs,
             "migrating": fleet.migrating,
+            "app_removed": fleet.app_removed,
             "gunicorn_instances": fleet.gunicorn_instances,
             "supervisor_programs": fleet.supervisor_programs,
             "nginx_sites": fleet.nginx_sites,
             "ufw_rules": fleet.ufw_rules,
+            "wheelhouse_hosts": fleet.wheelhouse_hosts,
         }

@@ -204,6 +204,23 @@ class Process(NamedTuple):
         return self.state == EXITED and self.exitstatus in self.exitcodes
 
 
+class Group(NamedTuple):
+    """What a group's configuration says of it."""
+
+    priority: int
+    watch: frozenset[str]
+
+
+def parse_groups(configs: Iterable[Mapping[str, Any]], launcher: str) -> dict[str, Group]:
+    """The configured groups by name, in the order of their priorities."""
+    groups: dict[str, Group] = {}
+    for config in sorted(configs, key=lambda config: (int(config.get("group_prio", 999)), config["group"])):
+        known = groups.get(config["group"], Group(int(config.get("group_prio", 999)), frozenset()))
+        paths = watched(str(config.get("command", "")), launcher)
+        groups[config["group"]] = known._replace(watch=known.watch.union(paths))
+    return groups
+
+
 def parse_processes(
     infos: Iterable[Mapping[str, Any]], configs: Iterable[Mapping[str, Any]], launcher: str
 ) -> list[Process]:
@@ -256,8 +273,10 @@ class Outcome:
 class Reconciler:
     """One pass over everything that supervisord runs.
 
-    A group in trouble does not stop the others: its error is noted and the rest is brought up to date. Within a group
-    the first process that does not come up is the last one touched, so that the others go on as they were.
+    Groups of one priority are done, and up, before those of the next. A group in trouble does not stop the others: its
+    error is noted and the rest is brought up to date. Only later groups that watch the same path are left as they were:
+    a release that does not serve must not get at the jobs. Within a group the first process that does not come up is
+    the last one touched, so that the others go on as they were.
     """
 
     def __init__(
@@ -278,6 +297,8 @@ class Reconciler:
         self._stamp_then = stamp_then
         self._sleep = sleep
         self._clock = clock
+        self._failed: set[str] = set()  # groups
+        self._troubled: dict[str, str] = {}  # what failed groups watch, and which of them does
         self.outcome = Outcome()
 
     def processes(self) -> list[Process]:
@@ -309,12 +330,18 @@ class Reconciler:
         added, changed, removed = self._reread()
         for group in removed:
             self._attempt(group, lambda group: self._remove(group, before))
-        for group in changed:
-            self._attempt(group, lambda group: self._replace(group, before))
-        for group in added:
-            self._attempt(group, self._add)
-        for group in dict.fromkeys(process.group for process in self.processes() if self._needs_attention(process)):
-            self._attempt(group, self._renew)
+        groups = parse_groups(self._rpc.call("getAllConfigInfo"), self._launcher)
+        for priority in sorted({group.priority for group in groups.values()}):
+            stage = {name: group for name, group in groups.items() if group.priority == priority}
+            for name in self._released(stage, changed):
+                self._attempt(name, lambda name: self._replace(name, before))
+            for name in self._released(stage, added):
+                self._attempt(name, self._add)
+            members = [process for process in self.processes() if process.group in stage]
+            needy = dict.fromkeys(process.group for process in members if self._needs_attention(process))
+            for name in self._released(stage, needy):
+                self._attempt(name, self._renew)
+            self._troubled.update({path: name for name in stage if name in self._failed for path in groups[name].watch})
         return self.outcome
 
     def _attempt(self, group: str, action: Callable[[str], None]) -> None:
@@ -322,8 +349,24 @@ class Reconciler:
             action(group)
         except SupervisorError as error:
             self.outcome.errors.append(str(error))
+            self._failed.add(group)
         except xmlrpc.client.Fault as fault:
             self.outcome.errors.append(f"{group}: supervisord refuses: {fault.faultString}")
+            self._failed.add(group)
+
+    def _released(self, stage: Mapping[str, Group], names: Iterable[str]) -> list[str]:
+        """Those of a stage that may go on; the others are told once."""
+        free = []
+        for name in names:
+            if name not in stage or name in self._failed:
+                continue
+            cause = next((self._troubled[path] for path in stage[name].watch if path in self._troubled), None)
+            if cause is None:
+                free.append(name)
+            else:
+                self._failed.add(name)
+                self.outcome.errors.append(f"{name} is left as it was: it runs what {cause} runs, which is in trouble.")
+        return free
 
     def _reread(self) -> tuple[list[str], list[str], list[str]]:
         try:

@@ -1,13 +1,13 @@
 #!/usr/bin/python
 # Copyright: The wsgi.fleet maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Build, switch and prune the releases of all applications of a host."""
+"""Build, prove, switch and judge the releases of all applications of a host."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: release
-short_description: Build, switch and prune the releases of Python applications
+short_description: Build, prove, switch and judge the releases of Python applications
 version_added: 0.1.0
 description:
   - Makes each application's system user and directories, and builds its release, source and virtual environment, into
@@ -219,6 +219,24 @@ options:
         description: How many complete releases to keep.
         type: int
         default: 5
+  removed:
+    description:
+      - Applications that V(state=finished) takes away on purpose. What this module did not make is not touched.
+      - V(state=built) only looks at them for RV(settled).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Name of the application; not in O(apps).
+        type: str
+        required: true
+      keep_data:
+        description:
+          - Whether C(shared) stays when it holds something, with the user who owns it, and logs stay too. Applications
+            that are only missing in O(apps) are always treated so.
+        type: bool
+        default: true
   root:
     description: Directory of the applications.
     type: path
@@ -253,6 +271,19 @@ options:
     description: Seconds that one step of a build may take.
     type: int
     default: 1800
+  wheelhouse:
+    description:
+      - Directory on the controller with wheels, as M(wsgi.fleet.wheels) fills it. Nothing is then fetched from an index
+        or built on the host; it gets the wheels of its releases that it does not have yet.
+      - A release for which the wheelhouse has no list fails.
+    type: path
+  wheels:
+    description: Set by the action plugin.
+    type: dict
+    default: {}
+  wheel_archive:
+    description: Set by the action plugin.
+    type: path
   next:
     description: For V(state=switched) in check mode - the RV(apps) that V(state=built) returned.
     type: dict
@@ -320,10 +351,26 @@ lacks:
   type: list
   elements: str
   sample: [git, ssh]
+left:
+  description: What was left of applications that are gone, and why.
+  returned: when O(state) is V(finished)
+  type: list
+  elements: str
+  sample: ["/srv/shop: wsgi.fleet did not make what it holds: notes.txt"]
 settled:
   description: Whether the other states would find nothing to do, so that they need not be called.
   returned: when O(state) is V(built)
   type: bool
+wheel_lists:
+  description: The lists in the wheelhouse that the host wants. For the action plugin.
+  returned: when O(wheelhouse) is given and O(state) is V(built)
+  type: dict
+  sample: {shop: cp311-x86_64/3f2a9c0d1e4b}
+stored:
+  description: Wheels that the host has. For the action plugin.
+  returned: when O(wheelhouse) is given and O(state) is V(built)
+  type: list
+  elements: str
 wanted:
   description: Applications whose source the controller must bring. For the action plugin.
   returned: when O(state) is V(built)
@@ -332,12 +379,10 @@ wanted:
 """
 
 import concurrent.futures
-import contextlib
 import copy
-import grp
 import json
 import os
-import pwd
+import platform
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -357,18 +402,16 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import (
     failure_message,
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.host import (
-    OUR_NAMES,
     SYSTEM_PATH,
     UNKNOWN,
     Host,
     find_interpreter,
-    group_id,
     is_complete,
-    processes_of,
     read_marker,
     remove_release,
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.identity import (
+    MARKER,
     interpreter_tag,
     is_commit,
     obsolete,
@@ -388,7 +431,9 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.release.live import (
     tried,
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.records import HOOKS, App, parse_app
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.removal import erase, retire
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.standing import BAD, last_good, read_state, write_state
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.wheels import platform_of, read_archive
 
 # -- what is built, and what is not needed any more ------------------------------------------------------------
 
@@ -441,8 +486,8 @@ def missing_programs(jobs: list[Job]) -> list[str]:
     return [program for program in needed if not shutil.which(program, path=SYSTEM_PATH)]
 
 
-def built(host: Host, jobs: list[Job], bad: str) -> dict[str, Any]:
-    """Users, directories, releases and `next`."""
+def built(host: Host, jobs: list[Job], all_jobs: list[Job], bad: str) -> dict[str, Any]:
+    """Users, directories, releases and `next` of the chosen ones among all jobs."""
     lacks = missing_programs(jobs)
     if lacks and not host.check:
         return {"apps": {}, "wanted": [], "lacks": lacks, "settled": False}
@@ -450,12 +495,15 @@ def built(host: Host, jobs: list[Job], bad: str) -> dict[str, Any]:
     if not host.check:
         remove_forgotten_keys()
         host.stop_builder()  # before any key or password is in its hands
+        if host.wheel_archive:
+            take_wheels(host, host.wheel_archive)
     for job in jobs:
         attempt(job, host.prepare, job.app)
     # Servers answer slowly: ask for all at once.
     with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
         list(pool.map(lambda job: attempt(job, identify, host, job), jobs))
     wanted: list[str] = []
+    places: dict[str, str] = {}
     apps: dict[str, Any] = {}
     for job in jobs:
         if job.failure:
@@ -463,7 +511,9 @@ def built(host: Host, jobs: list[Job], bad: str) -> dict[str, Any]:
         name = job.app.name
         previous = host.linked(name, "next")
         exists = bool(job.id) and is_complete(host.root / name / "releases" / job.id)
-        if not exists and not job.app.source.remote and name not in host.uploads and not host.check:
+        if not exists and job.id and host.offline and name not in host.wheels:
+            places[name] = f"{platform_of(job.tag, platform.machine())}/{job.id}"
+        if not exists and not host.check and lacks_something(host, job):
             wanted.append(name)
             continue
         live = host.linked(name, "current")
@@ -488,7 +538,22 @@ def built(host: Host, jobs: list[Job], bad: str) -> dict[str, Any]:
         if (previous != job.id or not job.id) and host.act(f"{name}: next: {previous or 'none'} -> {label}"):
             host.set_link(name, "next", job.id)
         apps[name] = {"id": job.id or None, "previous": previous, "source": job.description, "built": not exists}
-    return {"apps": apps, "wanted": wanted, "lacks": lacks, "settled": not wanted and settled(host, jobs)}
+    result = {"apps": apps, "wanted": wanted, "lacks": lacks, "settled": not wanted and settled(host, jobs, all_jobs)}
+    return {**result, "wheel_lists": places, "stored": host.store.names()} if places else result
+
+
+def lacks_something(host: Host, job: Job) -> bool:
+    """Whether the controller must bring the source or the wheels."""
+    name = job.app.name
+    return (not job.app.source.remote and name not in host.uploads) or (host.offline and name not in host.wheels)
+
+
+def take_wheels(host: Host, archive: str) -> None:
+    """Put what came into the store."""
+    host.ensure_directory(host.store.directory, 0, host.builder.gid, 0o750)
+    wheels = [wheel for wheels in host.wheels.values() for wheel in wheels]
+    taken = read_archive(Path(archive), wheels, host.store.directory, gid=host.builder.gid)
+    host.actions += [f"take {file}" for file in taken]
 
 
 def judge(host: Host, job: Job, verdict: Mapping[str, Any], bad: str) -> None:
@@ -505,16 +570,16 @@ def judge(host: Host, job: Job, verdict: Mapping[str, Any], bad: str) -> None:
         )
 
 
-def settled(host: Host, jobs: list[Job]) -> bool:
+def settled(host: Host, jobs: list[Job], all_jobs: list[Job]) -> bool:
     """Whether the states after this would find nothing to do; what a killed run left for them shows here."""
     if host.actions or any(job.failure for job in jobs):
         return False
     dry = copy.copy(host)
-    dry.check, dry.actions = True, []
+    dry.check, dry.actions, dry.left = True, [], []
     later = [Job(job.app) for job in jobs]
     switched(dry, later, {})
     finished(dry, later)
-    pruned(dry, later)
+    pruned(dry, [Job(job.app) for job in all_jobs])
     return not dry.actions and not any(job.failure for job in later)
 
 
@@ -526,8 +591,19 @@ def pruned(host: Host, jobs: list[Job]) -> dict[str, Any]:
     for name in sorted(set(host.manifest) - names):
         job = Job(parse_app({"name": name}))
         jobs.append(job)
-        attempt(job, retire, host, name, Path(host.manifest[name]["root"]), Path(host.manifest[name]["logs"]))
-    return {}
+        attempt(job, erase if name in host.erased else retire, host, name, host.manifest[name])
+    forget_wheels(host)
+    return {"left": host.left}
+
+
+def forget_wheels(host: Host) -> None:
+    """Remove wheels of which no release was made."""
+    roots = {Path(entry["root"]) for entry in host.manifest.values()}
+    markers = [read_marker(path.parent) for root in roots for path in root.glob(f"*/releases/*/{MARKER}")]
+    used = {file for marker in markers for file in marker.get("wheels", ())}
+    for file in host.store.names():
+        if file not in used and host.act(f"remove {file}, which no release has installed"):
+            (host.store.directory / file).unlink()
 
 
 def prune(host: Host, app: App) -> None:
@@ -550,73 +626,6 @@ def prune(host: Host, app: App) -> None:
     for release in obsolete(complete, kept, app.keep_releases):
         if host.act(f"{app.name}: remove release {release}"):
             remove_release(directory / release)
-
-
-def retire(host: Host, name: str, root: Path, logs: Path) -> None:
-    """Remove what was made for an application that is gone; its data, and the user that owns them, stay."""
-    home = root / name
-    for link in (".current.new", ".next.new", "current", "next"):
-        path = home / link
-        if path.is_symlink() and host.act(f"{name}: remove {path}"):
-            path.unlink()
-    releases = home / "releases"
-    if releases.is_dir() and host.act(f"{name}: remove {releases}"):
-        for path in releases.iterdir():
-            remove_release(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        releases.rmdir()
-    mirror = host.cache / "git" / f"{name}.git"
-    if mirror.is_dir() and host.act(f"{name}: remove {mirror}"):
-        shutil.rmtree(mirror)
-    shared = home / "shared"
-    if shared.is_dir() and any(shared.iterdir()):
-        return
-    retire_user(host, name)
-    retire_logs(host, name, logs / name)
-    for path in (shared, home):
-        if path.is_dir() and not (path == home and foreign_in(home)) and host.act(f"{name}: remove {path}"):
-            path.rmdir()
-    if not host.check:
-        del host.manifest[name]
-        host.save_manifest()
-
-
-def foreign_in(home: Path) -> bool:
-    """Whether somebody put something of their own there."""
-    return any(path.name not in OUR_NAMES for path in home.iterdir())
-
-
-def retire_user(host: Host, name: str) -> None:
-    """Remove the user and its group."""
-    try:
-        user = pwd.getpwnam(name)
-    except KeyError:
-        return
-    running = processes_of(user.pw_uid)
-    if running and not host.check:
-        raise ReleaseError(
-            "prune",
-            f"user {name} cannot be removed while its processes run ({', '.join(map(str, running[:10]))})",
-            "stop them (supervisor does, once the application is not in its programs any more), then run again",
-        )
-    if host.act(f"{name}: remove system user"):
-        host.command(["userdel", name], "prune")
-        with contextlib.suppress(KeyError):
-            grp.getgrnam(name)
-            host.command(["groupdel", name], "prune")
-
-
-def retire_logs(host: Host, name: str, directory: Path) -> None:
-    """Logs stay for whoever must look something up. They go to root: the next user may get the same number."""
-    if not directory.is_dir():
-        return
-    if not any(directory.iterdir()):
-        if host.act(f"{name}: remove {directory}"):
-            directory.rmdir()
-    elif host.act(f"{name}: give {directory} to root"):
-        for _path, names, files, handle in os.fwalk(directory, follow_symlinks=False):
-            for entry in (*names, *files):
-                os.chown(entry, 0, group_id("adm"), dir_fd=handle, follow_symlinks=False)
-        os.chown(directory, 0, group_id("adm"))
 
 
 # -- the module ------------------------------------------------------------------------------------------------
@@ -652,6 +661,12 @@ def arguments() -> dict[str, Any]:
     return {
         "state": {"type": "str", "choices": list(STATES), "default": "built"},
         "apps": {"type": "list", "elements": "dict", "required": True, "options": app},
+        "removed": {
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": {"name": {"type": "str", "required": True}, "keep_data": {"type": "bool", "default": True}},
+        },
         "root": {"type": "path", "default": "/srv"},
         "config_dir": {"type": "path", "default": "/etc/wsgi-fleet"},
         "log_dir": {"type": "path", "default": "/var/log/wsgi-fleet"},
@@ -666,6 +681,9 @@ def arguments() -> dict[str, Any]:
         "to": {"type": "dict", "default": {}},
         "previous": {"type": "bool", "default": False},
         "reason": {"type": "str", "default": ""},
+        "wheelhouse": {"type": "path"},
+        "wheels": {"type": "dict", "default": {}},
+        "wheel_archive": {"type": "path"},
         "uploads": {"type": "dict", "default": {}},
         "credentials": {"type": "json", "default": "{}", "no_log": True},
     }
@@ -702,7 +720,7 @@ def work(host: Host, jobs: list[Job], params: Mapping[str, Any]) -> dict[str, An
     chosen = [job for job in jobs if not only or job.app.name in only]
     with host.locked():
         if state == "built":
-            return built(host, chosen, params["bad"])
+            return built(host, chosen, jobs, params["bad"])
         if state == "checked":
             return checked(host, chosen)
         if state == "migrated":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def records():
     return yaml.safe_load((SCENARIO / "inventory/hosts.yml").read_text())["systems_under_test"]["vars"]["app_apps"]
 
 
-def apply(host, *arguments, apps=None, keep=(), **variables):
+def apply(host, *arguments, apps=None, playbook="converge", **variables):
     """Run the roles on this host. `apps` lays other values over the inventory's records; None takes one away."""
     changes = apps or {}
     wanted = [
@@ -40,7 +41,7 @@ def apply(host, *arguments, apps=None, keep=(), **variables):
     ]
     wanted += [{"name": name, **record} for name, record in changes.items() if record and name not in APPS]
     done = run_playbook(
-        "molecule/app/converge.yml",
+        f"molecule/app/{playbook}.yml",
         "--limit",
         host.backend.get_hostname(),
         "--diff",
@@ -341,6 +342,131 @@ def test_what_is_gone_from_the_list_is_removed(host):
     assert host.file("/var/log/wsgi-fleet/pinned/access.log").user == "root"
     assert host.file("/srv/foreign").user == "foreign"
     assert changed(apply(host, apps={"packaged": None, "pinned": None})) == 0
+
+
+PRIVATE_WHEEL = """
+import pathlib, zipfile
+place = pathlib.Path("/home/git/simple/private-thing")
+place.mkdir(parents=True, exist_ok=True)
+with zipfile.ZipFile(place / "private_thing-1.0-py3-none-any.whl", "w") as wheel:
+    info = "private_thing-1.0.dist-info"
+    wheel.writestr("private_thing.py", "")
+    wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\\nName: private-thing\\nVersion: 1.0\\n")
+    wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+    wheel.writestr(f"{info}/RECORD", f"private_thing.py,,\\n{info}/METADATA,,\\n{info}/WHEEL,,\\n{info}/RECORD,,\\n")
+"""
+
+
+@pytest.mark.parametrize("variable", ["UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_URL"])
+def test_password_of_a_private_index_lies_nowhere(host, variable):
+    host.check_output("python3 -c %s", PRIVATE_WHEEL)
+    private = {"source": {"package": "private-thing", "version": "1.0"}, "keep_releases": 2}
+    index = {variable: "http://reader:Hard-to-guess-4711@127.0.0.1:8000/simple/"}
+    host.check_output("rm -rf /var/cache/wsgi-fleet/uv /srv/private/releases")
+    done = apply(host, "-vvv", apps={"private": private}, app_uv_environment=index)  # looks at what it says
+    assert changed(done) >= 1
+    assert python(host, "private", "import private_thing; print('ok')") == "ok"
+    test_secrets_lie_nowhere_else(host)
+    # nor when it goes wrong
+    wrong = {"source": {"package": "private-thing", "version": "2.0"}}
+    text = said(apply(host, "-vvv", apps={"private": wrong}, app_uv_environment=index))
+    assert "private: install: uv pip install ended with status 1" in text
+    test_secrets_lie_nowhere_else(host)
+
+
+OFFLINE = {"UV_DEFAULT_INDEX": "http://127.0.0.1:9/nobody-is-there/", "UV_HTTP_TIMEOUT": "5"}
+
+
+def test_wheelhouse_is_enough_for_a_host_without_an_index(host):
+    house = ROOT / ".cache/app" / f"wheelhouse-{host.backend.get_hostname()}"
+    shutil.rmtree(house, ignore_errors=True)
+    apps = ["shop", "packed", "fetched", "copied"]
+    before = {app: json.loads(host.file(f"/srv/{app}/current/release.json").content_string) for app in apps}
+
+    assert changed(apply(host, "--check", playbook="wheels", app_wheelhouse=str(house))) == 1
+    assert not house.exists()
+    assert changed(apply(host, playbook="wheels", app_wheelhouse=str(house))) == 1
+    assert changed(apply(host, playbook="wheels", app_wheelhouse=str(house))) == 0
+    version = {"debian12": "cp311-x86_64", "debian13": "cp313-x86_64"}[host.backend.get_hostname()]
+    assert [path.name for path in house.iterdir()] == [version]
+    assert len(list((house / version).glob("built-1.0-*.whl"))) == 1  # the application itself
+
+    # A host that has nothing, and nobody to ask.
+    forget = f"rm -rf /var/cache/wsgi-fleet/uv; cd /srv; rm -rf {' '.join(f'{app}/releases/*' for app in apps)}"
+    host.check_output(forget)
+    new = {"unknown": {"source": {"package": "itsdangerous", "version": "2.1.1"}}}
+    lacking = "unknown: wheels: the wheelhouse has no list"
+    assert lacking in said(apply(host, "--check", apps=new, app_wheelhouse=str(house)))
+    done = apply(host, apps=new, app_wheelhouse=str(house), app_uv_environment=OFFLINE)
+    text = said(done)  # what is not in it fails by itself
+    assert lacking in text
+    assert "1 of 8 applications failed" in text
+    assert len(re.findall(r"^.*take .*\.whl$", done.stdout, re.MULTILINE)) == len(
+        {wheel for app in apps for wheel in lists(house / version, before[app]["id"])}
+    )
+    changed(apply(host, app_wheelhouse=str(house), app_uv_environment=OFFLINE))
+    for app in apps:
+        now = json.loads(host.file(f"/srv/{app}/current/release.json").content_string)
+        assert (now["id"], now["installed"]) == (before[app]["id"], before[app]["installed"])
+        assert now["wheels"] == lists(house / version, now["id"])
+    assert python(host, "fetched", "import witness; print(witness.USER)") == "wsgi-build"
+    assert host.run("/etc/wsgi-fleet/shop/run gunicorn --version").stdout.startswith("gunicorn")
+    assert as_user(host, "shop", "ls /var/lib/wsgi-fleet/wheels").rc != 0  # other applications' code
+
+    # It has them now: nothing is sent twice.
+    host.check_output("rm -rf /srv/shop/releases/*")
+    done = apply(host, app_wheelhouse=str(house), app_uv_environment=OFFLINE)
+    assert changed(done) >= 1
+    assert "shop: build release" in done.stdout
+    assert ".whl" not in done.stdout
+    assert changed(apply(host, app_wheelhouse=str(house), app_uv_environment=OFFLINE)) == 0
+
+    # What arrives damaged is not taken.
+    host.check_output(forget + " /var/lib/wsgi-fleet/wheels")
+    for wheel in (house / version).glob("itsdangerous-*.whl"):
+        wheel.write_bytes(wheel.read_bytes() + b"x")
+    assert "is not what its list says" in said(apply(host, app_wheelhouse=str(house), app_uv_environment=OFFLINE))
+    assert changed(apply(host)) >= 1  # with an index all is well again
+    assert changed(apply(host)) == 0
+
+
+def lists(place, release):
+    return [wheel["file"] for wheel in json.loads((place / f"{release}.json").read_text())["wheels"]]
+
+
+def test_absent_application_goes_with_its_data_and_nothing_else(host):
+    leaving = {"leaving": {"source": {"package": "itsdangerous", "version": "2.2.0"}, "secrets": {"A": "b"}}}
+    apply(host, apps=leaving)
+    places = "/srv /etc/wsgi-fleet /var/lib/wsgi-fleet /var/log/wsgi-fleet"
+    host.check_output("touch /srv/leaving/shared/upload /var/log/wsgi-fleet/leaving/x.log /srv/leaving/notes")
+    # What role app never made: a user with his home, and a directory that looks like an application's.
+    host.check_output("mkdir -p /srv/stranger/shared")
+    absent = [{"name": name, "keep_data": False} for name in ("leaving", "foreign", "stranger")]
+
+    before = host.check_output(f"find {places} | sort | sha256sum")
+    foreseen = apply(host, "--check", app_removed=absent)
+    assert changed(foreseen) == 2
+    assert host.check_output(f"find {places} | sort | sha256sum") == before
+    assert host.user("leaving").exists
+
+    done = apply(host, app_removed=absent)
+    assert changed(done) == 2  # environment and run files; all else
+    lines = re.compile(r"leaving: (?:remove|give) .*")
+    assert lines.findall(done.stdout) == lines.findall(foreseen.stdout) != []
+    assert "/srv/leaving is left: wsgi.fleet did not make what it holds (notes)" in re.sub(
+        r"\s+", " ", done.stdout + done.stderr
+    )
+    assert host.check_output("ls -A /srv/leaving") == "notes"
+    assert host.file("/srv/leaving").group == "root"
+    assert not host.user("leaving").exists
+    assert not host.group("leaving").exists
+    for path in ("/etc/wsgi-fleet/leaving", "/var/log/wsgi-fleet/leaving"):
+        assert not host.file(path).exists, path
+    assert host.user("foreign").exists
+    assert host.file("/srv/foreign").is_directory
+    assert host.file("/srv/stranger/shared").is_directory
+    assert changed(apply(host, app_removed=absent)) == 0
+    host.check_output("rm -r /srv/leaving /srv/stranger")
 
 
 def test_killed_build_is_mended(host):

@@ -11,22 +11,26 @@ from typing import Any
 
 from ._checks import Where, kind
 from ._deploy import access_logs, chosen_apps, deploy_errors, deploy_problems, deploy_report, release_rows
+from ._programs import check_names
 from ._projections import (
     app_apps,
+    app_removed,
     gunicorn_instances,
     migrating,
     nginx_sites,
     python_versions,
     supervisor_programs,
     ufw_rules,
+    wheelhouse_hosts,
 )
 from ._record import read_record
-from ._topology import allot_ports, check_domains, check_hosts, http_port, lay_out, read_hosts
+from ._topology import allot_ports, check_domains, check_hosts, http_port, lay_out, place, read_hosts
 
 __all__ = [
     "PlanError",
     "access_logs",
     "app_apps",
+    "app_removed",
     "chosen_apps",
     "deploy_errors",
     "deploy_problems",
@@ -40,6 +44,7 @@ __all__ = [
     "release_rows",
     "supervisor_programs",
     "ufw_rules",
+    "wheelhouse_hosts",
 ]
 
 Groups = Mapping[str, Sequence[str]]
@@ -68,18 +73,26 @@ def make_plan(apps: object, groups: Groups, hostvars: Mapping[str, Any]) -> dict
 
 def _plan(apps: object, groups: Groups, hostvars: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     messages: list[str] = []
-    records = _read_records(apps, messages)
+    known = _read_records(apps, messages)
+    records = [record for record in known if record["state"] != "absent"]
+    going = [record for record in known if record["state"] == "absent"]
     hosts, wrong_hosts = read_hosts(groups, hostvars)
     messages += wrong_hosts
     layout = lay_out(records, groups, messages)
     check_domains(records, layout, messages)
+    check_names(records, messages)
     ports = allot_ports(records, layout, hosts, messages)
     check_hosts(layout, hosts, messages)
+    leaving = place(going, groups, messages)
 
     running: dict[str, list[str]] = {name: [] for name in hosts}
     for record in records:
         for host in layout.apps[record["name"]]:
             running[host].append(record["name"])
+    removed: dict[str, list[str]] = {name: [] for name in hosts}
+    for record in going:
+        for host in leaving[record["name"]]:
+            removed[host].append(record["name"])
     return {
         "apps": {
             record["name"]: {
@@ -89,12 +102,16 @@ def _plan(apps: object, groups: Groups, hostvars: Mapping[str, Any]) -> tuple[di
             }
             for record in records
         },
+        "removed": {
+            record["name"]: {"keep_data": record["keep_data"], "hosts": leaving[record["name"]]} for record in going
+        },
         "balancers": layout.balancers,
         "hosts": {
             name: {
                 "address": host.address,
                 "http_port": http_port(name, host, layout),
                 "apps": running[name],
+                "removed": removed[name],
                 "balancer": name in layout.balancers,
                 # Faces the clients: a balancer, or an app host of a fleet that has none.
                 "edge": name in layout.balancers or not layout.balancers,
@@ -114,7 +131,9 @@ def _read_records(apps: object, messages: list[str]) -> list[dict[str, Any]]:
     records: dict[str, dict[str, Any]] = {}
     for index, value in enumerate(apps):
         record = read_record(value, index, messages)
-        if record is None or not record["name"] or record["domains"] is None or record["hosts"] is None:
+        if record is None or not record["name"] or record["hosts"] is None:
+            continue
+        if record["state"] != "absent" and record["domains"] is None:
             continue
         same = [name for name in records if name.replace("_", "-") == record["name"].replace("_", "-")]
         if same:

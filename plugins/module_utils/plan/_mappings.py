@@ -189,7 +189,7 @@ NGINX: Fields = {
     "tls": Field(_check_tls, {"mode": "self_signed"}),
 }
 _LOG = string("the absolute path of a file, or NONE", r"/.+|NONE")
-_SUPERVISOR: Fields = {
+SUPERVISOR: Fields = {
     "priority": Field(integer(0)),
     "autostart": Field(boolean),
     "autorestart": Field(_check_autorestart),
@@ -233,9 +233,14 @@ _SUPERVISOR_DERIVED = {
 
 def check_supervisor(value: object, where: Where) -> dict[str, Any] | None:
     """Check the operator's options of the program; those that are derived are refused with where they belong."""
-    if isinstance(value, dict):
-        for key in value:
-            if key in _SUPERVISOR_DERIVED:
-                where.at(str(key)).fail(_SUPERVISOR_DERIVED[key])
-        value = {key: member for key, member in value.items() if key not in _SUPERVISOR_DERIVED}
-    return mapping(_SUPERVISOR)(value, where)
+    return mapping(SUPERVISOR)(refuse_derived(value, _SUPERVISOR_DERIVED, where), where)
+
+
+def refuse_derived(value: object, derived: dict[str, str], where: Where) -> object:
+    """Refuse what follows from other keys, in words that say from which; return what is left to check."""
+    if not isinstance(value, dict):
+        return value
+    for key in value:
+        if key in derived:
+            where.at(str(key)).fail(derived[key])
+    return {key: member for key, member in value.items() if key not in derived}

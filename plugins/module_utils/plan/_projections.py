@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ._gunicorn import requirement
+from ._programs import background_programs
 from ._topology import HTTP_PORT, HTTPS_PORT
 
 Plan = Mapping[str, Any]
@@ -88,6 +89,26 @@ def live_probes(plan: Plan, host: str, app: Mapping[str, Any]) -> Records:
     return [{"name": "its socket", **own, **ask}, {"name": "nginx", "address": "127.0.0.1", "port": port, **ask}]
 
 
+def app_removed(plan: Plan, host: str) -> Records:
+    """Return what role app is to take away."""
+    return [
+        {"name": name, "keep_data": plan["removed"][name]["keep_data"]}
+        for name in plan["hosts"].get(host, {}).get("removed", ())
+    ]
+
+
+def wheelhouse_hosts(plan: Plan, systems: Mapping[str, str]) -> list[str]:
+    """Return the hosts that fill a wheelhouse: for every app, one of each system that it runs on."""
+    chosen: list[str] = []
+    done: set[tuple[str, str]] = set()
+    for host in sorted(systems):
+        runs = {(name, systems[host]) for name in plan["hosts"].get(host, {}).get("apps", ())}
+        if runs - done:
+            chosen.append(host)
+            done |= runs
+    return chosen
+
+
 def gunicorn_instances(plan: Plan, host: str, vcpus: int) -> Records:
     """Return the instances of role gunicorn; only here the host's cores matter."""
     return [
@@ -118,8 +139,12 @@ def _socket(app: dict[str, Any]) -> str:
 
 
 def supervisor_programs(plan: Plan, host: str) -> Records:
-    """Return the programs of role supervisor: one for each app, as many processes as it has masters."""
-    return [_program(app) for app in _apps(plan, host)]
+    """Return the programs of role supervisor: each app with as many processes as it has masters, and what it adds."""
+    programs: Records = []
+    for app in _apps(plan, host):
+        programs.append(_program(app))
+        programs += background_programs(app, f"{_CONFIG}/{app['name']}", _ROOT, _LOG)
+    return programs
 
 
 def _program(app: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ._checks import (
     string,
 )
 from ._mappings import NGINX, check_source, check_supervisor
+from ._programs import check_programs
 from ._values import (
     NAME,
     check_callable,
@@ -58,6 +59,8 @@ _HOOKS: Fields = {
 }
 _RECORD: Fields = {
     "name": Field(check_name, required="a name that is the system user too, such as shop"),
+    "state": Field(choice("present", "absent"), "present"),
+    "keep_data": Field(boolean),
     "domains": Field(
         list_of(check_domain, "a list of host names", empty=False),
         required="a list of host names, such as [shop.example.com]",
@@ -85,6 +88,16 @@ _RECORD: Fields = {
     "keep_releases": Field(integer(2), 5),
     "nginx": Field(mapping(NGINX)),
     "supervisor": Field(check_supervisor, {}),
+    "programs": Field(check_programs, []),
+}
+
+
+# What an app that goes away must say. Its other keys may stand as they stood, and are checked.
+_ABSENT: Fields = {
+    **{name: Field(field.check) for name, field in _RECORD.items()},
+    "name": _RECORD["name"],
+    "hosts": _RECORD["hosts"],
+    "keep_data": Field(boolean, True),
 }
 
 
@@ -98,7 +111,12 @@ def read_record(value: object, index: int, messages: list[str]) -> dict[str, Any
     if isinstance(name, str) and re.fullmatch(NAME, name):
         label = f"app {name}"
     where = Where(messages, label)
+    if value.get("state") == "absent":
+        read = read_fields(value, _ABSENT, where)
+        return {key: read[key] for key in ("name", "hosts", "state", "keep_data")}
     record = read_fields(value, _RECORD, where)
+    if "keep_data" in value:
+        where.at("keep_data").fail("is of use with state absent only; leave it out")
     if "nginx" not in value:
         record["nginx"] = mapping(NGINX)({}, where)
     _check_together(record, where)

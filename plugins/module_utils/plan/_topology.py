@@ -82,12 +82,20 @@ def lay_out(records: Sequence[dict[str, Any]], groups: Mapping[str, Sequence[str
     for host in linux:
         if host in windows:
             Where(messages, f"host {host}").fail(f"is in {LINUX} and in {WINDOWS}; keep it in one of them")
-    known = set(linux)
-    apps = {
-        record["name"]: _hosts_of(record, groups, known, windows, Where(messages, f"app {record['name']}", "hosts"))
+    apps = place(records, groups, messages)
+    return Layout(linux=linux, balancers=sorted(map(str, groups.get(BALANCERS) or ())), apps=apps)
+
+
+def place(
+    records: Sequence[dict[str, Any]], groups: Mapping[str, Sequence[str]], messages: list[str]
+) -> dict[str, list[str]]:
+    """Resolve the hosts of each record."""
+    linux = set(map(str, groups.get(LINUX) or ()))
+    windows = set(groups.get(WINDOWS) or ())
+    return {
+        record["name"]: _hosts_of(record, groups, linux, windows, Where(messages, f"app {record['name']}", "hosts"))
         for record in records
     }
-    return Layout(linux=linux, balancers=sorted(map(str, groups.get(BALANCERS) or ())), apps=apps)
 
 
 def _hosts_of(
@@ -108,12 +116,12 @@ def _hosts_of(
         else:
             good = False
             if name in windows:
-                where.fail(f"{name} is in {WINDOWS}, but server {record['server']} runs on Linux only")
+                where.fail(f"{name} is in {WINDOWS}, but server {record.get('server', 'gunicorn')} runs on Linux only")
             elif any(name in members for members in groups.values()):
                 where.fail(f"{name} is not in {LINUX}; add it there, or take it out here")
             else:
                 where.fail(f"{name} is neither a group nor a host of the inventory; {suggest(name, [*groups, *linux])}")
-    if good and not hosts:
+    if good and not hosts and record["state"] != "absent":
         names = ", ".join(record["hosts"])
         where.fail(f"the app runs on no host: no host of {names} is in {LINUX}; add hosts to {LINUX} in the inventory")
     return sorted(hosts)

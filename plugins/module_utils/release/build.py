@@ -31,6 +31,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.release.identity import
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.records import App
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.sources import extract, file_checksum
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.wheels import Wheel, requirements
 
 
 @dataclass
@@ -103,7 +104,7 @@ class Builder:
         host = self.host
         if self.release.exists():
             remove_release(self.release)
-        self.scratch()
+        scratch(host)
         try:
             self.own(self.release, 0o700)
             self.own(self.source, 0o755)
@@ -125,19 +126,8 @@ class Builder:
             remove_release(self.release)
             raise
 
-    def scratch(self) -> None:
-        """An empty place for temporary files."""
-        directory = self.host.cache / "tmp"
-        if directory.is_symlink():
-            directory.unlink()
-        elif directory.exists():
-            shutil.rmtree(directory)
-        self.own(directory, 0o700)
-
     def own(self, path: Path, mode: int) -> None:
-        path.mkdir(mode=0o700)
-        os.chown(path, self.host.builder.uid, self.host.builder.gid)
-        path.chmod(mode)
+        own(self.host, path, mode)
 
     # -- the source --
 
@@ -234,6 +224,9 @@ class Builder:
 
     def install(self, project: Path) -> None:
         app, source = self.app, self.app.source
+        if self.host.offline:
+            install_wheels(self.host, self.host.wheels[app.name], self.python)
+            return
         if source.kind == "package":
             self.pip([f"{source.location}=={source.version}", *app.packages], project)
             return
@@ -314,6 +307,7 @@ class Builder:
             "inputs": self.job.inputs,
             "interpreter": self.job.interpreter,
             "installed": installed,
+            "wheels": [wheel.file for wheel in self.host.wheels.get(self.app.name, ())],
             "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         draft = self.release / f".{MARKER}"
@@ -323,6 +317,42 @@ class Builder:
         os.sync()
         draft.replace(self.release / MARKER)
         sync(self.release)
+
+
+def own(host: Host, path: Path, mode: int) -> None:
+    """Make a directory for the builder."""
+    path.mkdir(mode=0o700)
+    os.chown(path, host.builder.uid, host.builder.gid)
+    path.chmod(mode)
+
+
+def scratch(host: Host) -> None:
+    """An empty place for temporary files."""
+    directory = host.cache / "tmp"
+    if directory.is_symlink():
+        directory.unlink()
+    elif directory.exists():
+        shutil.rmtree(directory)
+    own(host, directory, 0o700)
+
+
+def install_wheels(host: Host, wheels: Sequence[Wheel], python: str) -> None:
+    """Install exactly these into an environment. There is nothing to resolve, and nothing is asked of any index."""
+    if not wheels:
+        return
+    links, listed = host.cache / "tmp/wheels", host.cache / "tmp/wheels.txt"
+    host.store.link(wheels, links)
+    listed.write_text(requirements(wheels))
+    listed.chmod(0o644)
+    host.command(
+        [
+            *(host.uv, "pip", "install", "--python", python, "--compile-bytecode", "--offline", "--no-index"),
+            *("--find-links", str(links), "--no-deps", "--require-hashes", "-r", str(listed)),
+        ],
+        "install",
+        environment=host.environment(),
+        unprivileged=True,
+    )
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import (
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.identity import MARKER
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.records import App
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.wheels import Store, parse_wheels
 
 BUILDER = "wsgi-build"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -51,6 +52,18 @@ OUR_NAMES = frozenset({"releases", "shared", "current", "next", ".current.new", 
 PASSAGE = 0o751
 
 
+# What only the module release asks for.
+_UNASKED: Mapping[str, Any] = {
+    "config_dir": "/etc/wsgi-fleet",
+    "log_dir": "/var/log/wsgi-fleet",
+    "environment": "{}",
+    "uploads": {},
+    "wheels": {},
+    "wheel_archive": None,
+    "removed": [],
+}
+
+
 @dataclass(frozen=True)
 class Account:
     """A user and its group; both are -1 in check mode while the user is not there."""
@@ -63,7 +76,7 @@ class Host:
     """The files, users and programs of this host."""
 
     def __init__(self, module: AnsibleModule) -> None:
-        params = module.params
+        params = {**_UNASKED, **module.params}
         self.check: bool = module.check_mode
         self.warn = module.warn
         self.root = Path(params["root"])
@@ -75,8 +88,14 @@ class Host:
         self.timeout: int = params["timeout"]
         self.uploads: Mapping[str, str] = params["uploads"]
         self.settings = {str(name): str(value) for name, value in json.loads(params["environment"] or "{}").items()}
+        self.offline = bool(params["wheelhouse"])
+        self.wheels = {name: parse_wheels(entries) for name, entries in params["wheels"].items()}
+        self.wheel_archive: str = params["wheel_archive"] or ""
+        self.store = Store(self.state / "wheels")
         self.secrets = environment_secrets(self.settings)
+        self.erased = frozenset(entry["name"] for entry in params["removed"] if not entry["keep_data"])
         self.actions: list[str] = []
+        self.left: list[str] = []
         self.builder = Account(-1, -1)
         self.manifest: dict[str, Any] = {}
 

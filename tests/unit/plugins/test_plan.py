@@ -15,6 +15,7 @@ import yaml
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.wsgi.fleet.plugins.filter.plan import FilterModule
+from ansible_collections.wsgi.fleet.plugins.filter.supervisor_tree import supervisor_tree
 from ansible_collections.wsgi.fleet.plugins.module_utils import plan as fleet
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -76,6 +77,10 @@ FULL = {
         "exitcodes": [0, 3],
         "umask": "027",
     },
+    "programs": [
+        {"name": "worker", "command": "celery -A wsgi.celery worker", "numprocs": 2, "stopsignal": "INT"},
+        {"name": "beat", "command": "celery -A wsgi.celery beat", "priority": 5, "redirect_stderr": False},
+    ],
 }
 
 
@@ -225,7 +230,7 @@ def test_every_key_arrives():
     assert instance["settings"]["workers"] == 3  # 7 over 3 masters, rounded up
     assert instance["settings"]["timeout"] == 120
     assert "threads" not in instance["settings"]
-    [program] = fleet.supervisor_programs(plan, "app1")
+    program, *_ = fleet.supervisor_programs(plan, "app1")
     assert (program["numprocs"], program["socket"]) == (3, "tcp://127.0.0.1:8000")
     assert "socket_owner" not in program
     assert "socket_mode" not in program
@@ -320,6 +325,44 @@ def test_callable_reaches_gunicorn_as_it_is_and_leaves_the_program_alone(target)
     assert fleet.gunicorn_instances(plan, "app1", 2)[0]["callable"] == target
     # A program that changes is stopped and started; a watched file that changes lets its masters take turns.
     assert fleet.supervisor_programs(plan, "app1") == fleet.supervisor_programs(make(SHOP), "app1")
+
+
+def test_background_programs_run_as_the_app_and_come_after_it():
+    command = "celery -A wsgi.celery worker -n worker%(process_num)d@%h"
+    programs = [{"name": "worker", "command": command}, {"name": "beat", "command": "celery beat", "stopwaitsecs": 5}]
+    web, worker, beat = fleet.supervisor_programs(make({**SHOP, "programs": programs}), "app1")
+    assert web["name"] == "shop"
+    assert worker == {
+        "name": "shop-worker",
+        "type": "program",
+        "command": f"/etc/wsgi-fleet/shop/run {command}",
+        "numprocs": 1,
+        "process_name": "%(program_name)s_%(process_num)d",
+        "user": "shop",
+        "directory": "/srv/shop",
+        "autorestart": "true",
+        "startsecs": 5,
+        "stopsignal": "TERM",
+        "stopwaitsecs": 60,
+        "killasgroup": True,
+        "priority": 1000,
+        "stdout_logfile": "/var/log/wsgi-fleet/shop/worker_%(process_num)d.log",
+        "redirect_stderr": True,
+        "watch": ["/srv/shop/current", "/etc/wsgi-fleet/shop/env", "/etc/wsgi-fleet/shop/run"],
+    }
+    assert (beat["name"], beat["stopwaitsecs"]) == ("shop-beat", 5)
+    web, worker, _ = fleet.supervisor_programs(
+        make({**SHOP, "programs": programs, "supervisor": {"priority": 10}}), "app1"
+    )
+    assert (web["priority"], worker["priority"]) == (10, 11)
+
+
+def test_supervisor_takes_background_programs():
+    plan = make({**FULL, "programs": [*FULL["programs"], {"name": "odd", "command": "sh -c 'echo \"$0\" ; exit' %d"}]})
+    tree = supervisor_tree(fleet.supervisor_programs(plan, "app1"), [], "/launch", "/var/log/supervisord")
+    assert tree["problems"] == []
+    assert tree["groups"] == ["shop", "shop-beat", "shop-odd", "shop-worker"]
+    assert "/var/log/wsgi-fleet/shop/worker_*.log" in tree["logs"]
 
 
 @pytest.mark.parametrize("off", ["off", False])
@@ -431,10 +474,45 @@ def test_the_last_app_can_go():
         assert fleet.nginx_sites(plan, host) == fleet.ufw_rules(plan, host) == fleet.app_apps(plan, host) == []
 
 
+PROJECTS = (
+    fleet.app_apps,
+    fleet.nginx_sites,
+    fleet.python_versions,
+    fleet.supervisor_programs,
+    fleet.ufw_rules,
+    lambda plan, host: fleet.gunicorn_instances(plan, host, 4),
+)
+
+
+def test_an_absent_app_runs_nowhere_and_is_taken_away_where_it_ran():
+    gone = {"name": "old", "state": "absent"}
+    part = {**gone, "name": "part", "hosts": ["app2"], "keep_data": False}
+    plan = make(SHOP, gone, part, balancers="lb1")
+    without = make(SHOP, balancers="lb1")
+    for host in ("app1", "app2", "lb1"):
+        assert [project(plan, host) for project in PROJECTS] == [project(without, host) for project in PROJECTS]
+    old = {"name": "old", "keep_data": True}
+    assert fleet.app_removed(plan, "app1") == [old]
+    assert fleet.app_removed(plan, "app2") == [old, {"name": "part", "keep_data": False}]
+    assert fleet.app_removed(plan, "lb1") == fleet.app_removed(plan, "db1") == []
+
+
+def test_an_absent_app_leaves_its_names_and_ports_to_others():
+    gone = {**FULL, "state": "absent", "hosts": ["linux_apps"]}
+    heir = {**SHOP, "name": "shop-worker", "port": 8000}
+    assert fleet.find_errors([gone, heir], {"linux_apps": ["app1"]}, {"app1": {}}) == []
+
+
+def test_an_absent_app_may_name_a_group_that_is_empty():
+    groups = {"linux_apps": ["app1"], "east": []}
+    assert fleet.find_errors([{"name": "old", "state": "absent", "hosts": ["east"]}], groups, {"app1": {}}) == []
+
+
 def test_a_host_that_the_plan_does_not_know_gets_nothing():
     plan = make(SHOP)
     for project in (
         fleet.app_apps,
+        fleet.app_removed,
         fleet.nginx_sites,
         fleet.python_versions,
         fleet.supervisor_programs,
@@ -480,6 +558,25 @@ def test_automatic_ports_avoid_what_is_taken():
     assert ports(app("api"), app("other", free))["api"] == free + 1
     assert ports(app("api"), hosts={"app2": {"ansible_port": free}})["api"] == free + 1
     assert ports(app("api"), hosts={"app2": {"wsgi_http_port": free}})["api"] == free + 1
+
+
+# --- wheels -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("systems", "chosen"),
+    [
+        ({"app1": "12 x", "app2": "12 x", "app3": "12 x"}, ["app1", "app2"]),
+        ({"app1": "12 x", "app2": "13 x", "app3": "13 x"}, ["app1", "app2"]),
+        ({"app1": "12 x", "app2": "12 x", "app3": "13 x"}, ["app1", "app2", "app3"]),
+        ({"app3": "12 x", "lb1": "12 x"}, ["app3"]),
+        ({}, []),
+    ],
+)
+def test_one_host_of_each_kind_fills_the_wheelhouse(systems, chosen):
+    api = {**SHOP, "name": "api", "domains": ["api.example.com"], "hosts": ["app2"]}
+    plan = make(SHOP, api, apps="app1 app2 app3", balancers="lb1")
+    assert fleet.wheelhouse_hosts(plan, systems) == chosen
 
 
 # --- shape -----------------------------------------------------------------------------------------------------
@@ -594,6 +691,7 @@ def as_module_options(options: dict[str, Any]) -> dict[str, Any]:
     ("role", "variable", "project"),
     [
         ("app", "app_apps", fleet.app_apps),
+        ("app", "app_removed", fleet.app_removed),
         ("gunicorn", "gunicorn_instances", lambda plan, host: fleet.gunicorn_instances(plan, host, 4)),
         ("nginx", "nginx_sites", fleet.nginx_sites),
         ("python", "python_versions", fleet.python_versions),
@@ -606,7 +704,13 @@ def test_roles_take_what_they_are_given(role, variable, project):
     option = spec["argument_specs"]["main"]["options"][variable]
     validator = ArgumentSpecValidator(as_module_options({variable: option}))
     plans = [
-        make(SHOP, {**FULL, "name": "full", "domains": ["full.example"]}, balancers=names) for names in ("", "app1 lb1")
+        make(
+            SHOP,
+            {**FULL, "name": "full", "domains": ["full.example"]},
+            {"name": "old", "state": "absent"},
+            balancers=names,
+        )
+        for names in ("", "app1 lb1")
     ]
     for plan in plans:
         for host in plan["hosts"]:

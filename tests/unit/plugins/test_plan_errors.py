@@ -50,8 +50,18 @@ WRONG = [
     ({"callable": MISSING}, "app shop: callable: is missing; give module:object, such as wsgi:app"),
     ({"name": MISSING}, "wsgi_apps[0]: name: is missing; give a name that is the system user too, such as shop"),
     ({"domain": "x"}, "app shop: domain: is no known key; did you mean domains?"),
-    ({"state": "absent"}, None),
-    ({"programs": []}, None),
+    ({"state": "gone"}, "app shop: state: is 'gone', must be one of present, absent"),
+    ({"keep_data": True}, "app shop: keep_data: is of use with state absent only; leave it out"),
+    ({"state": "absent", "keep_data": "no"}, "app shop: keep_data: is a string, must be true or false"),
+    ({"state": "absent", "domains": ["x/y"]}, None),
+    ({"state": "absent", "domain": "x"}, "app shop: domain: is no known key; did you mean domains?"),
+    (
+        {"state": "absent", "hosts": ["nowhere"]},
+        (
+            "app shop: hosts: nowhere is neither a group nor a host of the inventory; "
+            "known are all, app1, app2, databases, empty, linux_apps, windows_apps"
+        ),
+    ),
     (
         {"python": 3.13},
         (
@@ -422,7 +432,90 @@ WRONG = [
         {"supervisor": {"umask": 18}},
         ('app shop: supervisor.umask: is a whole number, must be an octal number such as "022" (put it in quotes)'),
     ),
+    # programs
+    ({"programs": {"worker": "x"}}, "app shop: programs: is a mapping, must be a list of {name, command}"),
+    (
+        {"programs": [{"name": "worker"}]},
+        "app shop: programs[0].command: is missing; give a command such as 'celery -A wsgi.celery worker'",
+    ),
+    (
+        {"programs": [{"name": "a_b", "command": "x"}]},
+        "app shop: programs[0].name: is 'a_b', must be a lower case letter, then up to 30 of a-z, 0-9 and -",
+    ),
+    (
+        {"programs": [{"name": "gunicorn", "command": "x"}]},
+        (
+            "app shop: programs[0].name: 'gunicorn' is what the app's own log is called; "
+            "choose another name, such as worker"
+        ),
+    ),
+    (
+        {"programs": [{"name": "a", "command": "x"}, {"name": "a", "command": "y"}]},
+        "app shop: programs[1].name: 'a' is there twice; give each program its own name",
+    ),
+    (
+        {"programs": [{"name": "a", "command": "x 'y"}]},
+        "app shop: programs[0].command: has a quote that is not closed; close it",
+    ),
+    (
+        {"programs": [{"name": "a", "command": "QUEUE=fast worker"}]},
+        (
+            "app shop: programs[0].command: begins with an option or a variable, must begin with a program; "
+            "variables belong in env on the record"
+        ),
+    ),
+    (
+        {"programs": [{"name": "a", "command": "--next worker"}]},
+        (
+            "app shop: programs[0].command: begins with an option or a variable, must begin with a program; "
+            "variables belong in env on the record"
+        ),
+    ),
+    (
+        {"programs": [{"name": "a", "command": "x && y"}]},
+        "app shop: programs[0].command: holds &&, but no shell runs it; put it into a script of the source",
+    ),
+    ({"programs": [{"name": "a", "command": " "}]}, "app shop: programs[0].command: is empty; name the program to run"),
+    ({"programs": [{"name": "a", "command": "x\ny"}]}, None),
+    (
+        {"programs": [{"name": "a", "command": "x", "user": "root"}]},
+        "app shop: programs[0].user: is derived: the app's own user; leave it out",
+    ),
+    ({"programs": [{"name": "a", "command": "x", "environment": {}}]}, None),
+    ({"programs": [{"name": "a", "command": "x", "socket_backlog": 5}]}, None),
+    ({"programs": [{"name": "a", "command": "x", "numprocs": 0}]}, None),
+    (
+        {"programs": [{"name": "a", "command": "x", "stopasgroup": True, "killasgroup": False}]},
+        (
+            "app shop: programs[0].killasgroup: is false with stopasgroup true, which supervisor refuses; "
+            "leave one of them out"
+        ),
+    ),
 ]
+
+
+def test_an_absent_app_needs_a_name_of_its_own_only():
+    assert errors({"name": "shop", "state": "absent"}) == []
+    assert errors(shop(), {"name": "shop", "state": "absent"}) == [
+        "wsgi_apps[1]: name: 'shop' is taken by app shop (- and _ count as the same); give each app its own name"
+    ]
+    assert errors({"state": "absent"}) == [
+        "wsgi_apps[0]: name: is missing; give a name that is the system user too, such as shop"
+    ]
+
+
+def test_programs_and_apps_have_names_of_their_own_in_supervisor():
+    program = {"command": "x"}
+    records = [
+        shop(programs=[{"name": "job", **program}, {"name": "a-b", **program}]),
+        shop(name="shop-job", domains=["job.example"]),
+        shop(name="shop-a", domains=["a.example"], programs=[{"name": "b", **program}]),
+    ]
+    called = "would be called {} by supervisor, as {} is; choose another name"
+    assert errors(*records) == [
+        f"app shop: programs[0].name: {called.format('shop-job', 'app shop-job')}",
+        f"app shop-a: programs[0].name: {called.format('shop-a-b', 'program a-b of app shop')}",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -480,6 +573,7 @@ def test_secrets_are_in_no_message():
         env={"A": {SECRET}, "B": f"{SECRET}\0", "C D": SECRET},
         secrets={"A": (SECRET,), "B": f"{SECRET}\0", "C D": SECRET, "PATH": SECRET},
         nginx={"tls": {"mode": SECRET, "certificate": SECRET, "key": f"{SECRET}\0"}},
+        programs=[{"name": "a", "command": f"{SECRET}=1 x"}, {"name": "b", "command": f"x '{SECRET}"}],
     )
     # What stands where a choice is wanted is shown: a secret is not wanted there, but in all other places.
     record["nginx"]["tls"]["mode"] = 1

@@ -141,6 +141,8 @@ class Program:
     sticks: bool = False  # never ends
     blind: bool = False  # cannot see what it watches
     pid: int = 100
+    priority: int = 999
+    path: str = "/watched"
 
 
 class Supervisord:
@@ -188,11 +190,11 @@ class Supervisord:
                 "exitcodes": p.exitcodes,
                 "startsecs": 1,
                 "stopwaitsecs": 10,
-                "group_prio": 999,
-                "process_prio": 999,
-                "command": f"/launch /watched -- {p.name}" if p.watch else p.name,
+                "group_prio": p.priority,
+                "process_prio": p.priority,
+                "command": f"/launch {p.path} -- {p.name}" if p.watch else p.name,
             }
-            for p in self.programs
+            for p in {(p.group, p.name): p for p in (*self.programs, *self.coming)}.values()
         ]
 
     def startProcess(self, name: str, wait: bool) -> None:
@@ -353,6 +355,7 @@ def test_groups_come_change_and_go_by_themselves() -> None:
 
 def test_a_group_whose_socket_cannot_be_opened_is_told_and_others_go_on() -> None:
     daemon = Supervisord(*masters(stamp="old"), reread=(["fresh"], [], []))
+    daemon.coming = [Program("fresh", "fresh", path="/fresh")]
 
     def refuse(group: str) -> None:
         raise s.SupervisorError(f"supervisord failed at addProcessGroup {group} (500 Internal Server Error)")
@@ -363,6 +366,57 @@ def test_a_group_whose_socket_cannot_be_opened_is_told_and_others_go_on() -> Non
     assert error.startswith("fresh cannot be added: supervisord failed at addProcessGroup fresh (500")
     assert error.endswith("log: ValueError: Address already in use")
     assert (outcome.added, outcome.restarted) == ([], ["shop:shop_0", "shop:shop_1"])
+
+
+def fleet(**web: Any) -> list[Program]:
+    """The web part of an application, which has its background program after itself, and another application's."""
+    return [
+        *masters(stamp="old", path="/shop", **web),
+        Program("a-job", "a-job", stamp="old", pid=300, priority=1000, path="/shop"),
+        Program("z-job", "z-job", stamp="old", pid=400, priority=1000, path="/blog"),
+    ]
+
+
+def test_groups_of_a_later_priority_wait_until_the_earlier_ones_are_up() -> None:
+    daemon = Supervisord(*fleet())
+    states = []
+    stop = daemon.stopProcess
+
+    def watch(name: str, wait: bool) -> None:
+        states.append((name, [p.state for p in daemon.programs]))
+        stop(name, wait)
+
+    daemon.stopProcess = watch  # type: ignore[method-assign]
+    assert daemon.reconciler().reconcile().errors == []
+    assert [name for name, _ in states] == ["shop:shop_0", "shop:shop_1", "a-job:a-job", "z-job:z-job"]
+    assert all(state == [s.RUNNING] * 4 for _, state in states)
+
+
+def test_new_and_changed_groups_wait_for_their_turn_too() -> None:
+    daemon = Supervisord(*masters(stamp="old"), reread=(["a-job"], ["b-job"], []))
+    daemon.programs.append(Program("b-job", "b-job", pid=300, priority=1000))
+    daemon.coming = [
+        Program(name, name, state=s.STOPPED, pid=pid, priority=1000) for name, pid in (("a-job", 400), ("b-job", 500))
+    ]
+    assert daemon.reconciler().reconcile().errors == []
+    order = ["start shop:shop_1", "stop b-job:b-job", "remove b-job", "add b-job", "add a-job"]
+    assert daemon.said[3:8] == order
+
+
+def test_what_runs_the_same_as_a_group_in_trouble_is_left_as_it_was() -> None:
+    daemon = Supervisord(*fleet(fails=True), reread=(["b-job"], [], []))
+    daemon.coming = [Program("b-job", "b-job", state=s.STOPPED, pid=500, priority=1000, path="/shop")]
+    outcome = daemon.reconciler().reconcile()
+    assert (outcome.added, outcome.restarted) == ([], ["shop:shop_0", "z-job:z-job"])
+    assert outcome.errors[1:] == [
+        "b-job is left as it was: it runs what shop runs, which is in trouble.",
+        "a-job is left as it was: it runs what shop runs, which is in trouble.",
+    ]
+    for program in daemon.programs:
+        program.fails = False
+    outcome = daemon.reconciler().reconcile()
+    assert (outcome.added, outcome.errors) == (["b-job"], [])
+    assert outcome.restarted == ["shop:shop_1", "a-job:a-job"]
 
 
 def test_what_somebody_started_by_hand_runs_on_after_a_change() -> None:

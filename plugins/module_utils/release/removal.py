@@ -1,0 +1,186 @@
+# Copyright: The wsgi.fleet maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Takes away what was made for an application. Only what the manifest names is ever touched."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import pwd
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import ReleaseError
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.host import (
+    OUR_NAMES,
+    Host,
+    group_id,
+    processes_of,
+    remove_release,
+)
+
+
+def removal_problems(removed: object, apps: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Everything that is wrong with the list of what to remove."""
+    if not isinstance(removed, (list, tuple)) or not all(isinstance(entry, Mapping) for entry in removed):
+        return ["removed: expected a list of records with `name`, and `keep_data` where the data shall go"]
+    present = {record.get("name") for record in apps}
+    return [
+        f"{entry.get('name')}: is in the applications as well as in what is removed; keep it in one of the two"
+        for entry in removed
+        if entry.get("name") in present
+    ]
+
+
+def retire(host: Host, name: str, entry: Mapping[str, str]) -> None:
+    """Remove what can be made again; its data, and the user that owns them, stay, and so do logs."""
+    home, logs = Path(entry["root"], name), Path(entry["logs"], name)
+    shared = home / "shared"
+    remove_releases(host, name, home)
+    if shared.is_dir() and any(shared.iterdir()):
+        host.left.append(f"{shared}: holds data of {name}, so it stays, with its owner")
+        return
+    retire_user(host, name, shared)
+    retire_logs(host, name, logs)
+    if shared.is_dir() and host.act(f"{name}: remove {shared}"):
+        shared.rmdir()
+    retire_home(host, name, home)
+    forget(host, name)
+
+
+def erase(host: Host, name: str, entry: Mapping[str, str]) -> None:
+    """Remove all of it, data and logs too. What cannot go safely stays, and is told with its reason."""
+    home, logs = Path(entry["root"], name), Path(entry["logs"], name)
+    shared = home / "shared"
+    refuse_running(host, name)  # before anything goes: what runs may still write
+    remove_releases(host, name, home)
+    gone = [remove_tree(host, name, path) for path in (shared, logs)]
+    if not all(gone):
+        return  # the owner stays with what is left, or the next user could get his number
+    retire_user(host, name, shared)
+    retire_home(host, name, home)
+    config = host.config / name
+    if config.is_dir() and not host.check:  # what the roles had in there went before
+        leave(host, config, foreign_reason(config))
+    forget(host, name)
+
+
+def leave(host: Host, path: Path, reason: str) -> None:
+    """Tell what somebody has to look after himself."""
+    host.left.append(f"{path}: {reason}")
+    host.warn(f"{path} is left: {reason}")
+
+
+def forget(host: Host, name: str) -> None:
+    """Nothing is ours any more."""
+    if not host.check:
+        del host.manifest[name]
+        host.save_manifest()
+
+
+def remove_releases(host: Host, name: str, home: Path) -> None:
+    """Links, releases and the copy of the repository."""
+    for link in (".current.new", ".next.new", "current", "next"):
+        path = home / link
+        if path.is_symlink() and host.act(f"{name}: remove {path}"):
+            path.unlink()
+    releases = home / "releases"
+    if releases.is_dir() and host.act(f"{name}: remove {releases}"):
+        for path in releases.iterdir():
+            remove_release(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        releases.rmdir()
+    mirror = host.cache / "git" / f"{name}.git"
+    if mirror.is_dir() and host.act(f"{name}: remove {mirror}"):
+        shutil.rmtree(mirror)
+
+
+def remove_tree(host: Host, name: str, path: Path) -> bool:
+    """Remove a directory with all that is in it, unless that would reach beyond it; say whether it is gone."""
+    if path.is_symlink():
+        leave(host, path, f"it is a link to {path.readlink()} by now; remove both, then run again")
+        return False
+    if not path.is_dir():
+        return True
+    mounts = mounts_in(path, Path("/proc/self/mountinfo").read_text().splitlines())
+    if mounts:
+        leave(host, path, f"a file system is mounted at {mounts[0]}; unmount it, then run again")
+        return False
+    if host.act(f"{name}: remove {path}, with what is in it"):
+        shutil.rmtree(path)
+    return True
+
+
+def mounts_in(path: Path, mountinfo: Sequence[str]) -> list[str]:
+    """Where other file systems begin, at a path and below it."""
+    points = [re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split()[4]) for line in mountinfo]
+    return sorted(point for point in points if Path(point) == path or path in Path(point).parents)
+
+
+def retire_home(host: Host, name: str, home: Path) -> None:
+    """Remove the application's directory, or give it to root: the next group may get the same number."""
+    if not home.is_dir():
+        return
+    if not foreign_in(home):
+        if host.act(f"{name}: remove {home}"):
+            home.rmdir()
+        return
+    leave(host, home, foreign_reason(home))
+    if home.stat().st_gid != 0 and host.act(f"{name}: give {home} to root"):
+        os.chown(home, 0, 0)
+
+
+def foreign_reason(directory: Path) -> str:
+    """Why a directory stays."""
+    return f"wsgi.fleet did not make what it holds ({', '.join(foreign_in(directory)[:5])})"
+
+
+def foreign_in(home: Path) -> list[str]:
+    """What somebody put of his own there."""
+    return sorted(path.name for path in home.iterdir() if path.name not in OUR_NAMES)
+
+
+def refuse_running(host: Host, name: str) -> None:
+    """A user with processes cannot go. In check mode somebody else would have stopped them."""
+    with contextlib.suppress(KeyError):
+        running = processes_of(pwd.getpwnam(name).pw_uid)
+        if running and not host.check:
+            raise ReleaseError(
+                "prune",
+                f"user {name} cannot be removed while its processes run ({', '.join(map(str, running[:10]))})",
+                "stop them (supervisor does, once the application is not in its programs any more), then run again",
+            )
+
+
+def retire_user(host: Host, name: str, home: Path) -> None:
+    """Remove the user and its group, if it still is the one that was made."""
+    try:
+        user = pwd.getpwnam(name)
+    except KeyError:
+        return
+    if user.pw_dir != str(home):
+        leave(host, Path(user.pw_dir), f"user {name} has his home there, so he is not the one that wsgi.fleet made")
+        return
+    refuse_running(host, name)
+    if host.act(f"{name}: remove system user"):
+        host.command(["userdel", name], "prune")
+        with contextlib.suppress(KeyError):
+            grp.getgrnam(name)
+            host.command(["groupdel", name], "prune")
+
+
+def retire_logs(host: Host, name: str, directory: Path) -> None:
+    """Logs stay for whoever must look something up. They go to root: the next user may get the same number."""
+    if not directory.is_dir():
+        return
+    if not any(directory.iterdir()):
+        if host.act(f"{name}: remove {directory}"):
+            directory.rmdir()
+    elif host.act(f"{name}: give {directory} to root"):
+        for _path, names, files, handle in os.fwalk(directory, follow_symlinks=False):
+            for entry in (*names, *files):
+                os.chown(entry, 0, group_id("adm"), dir_fd=handle, follow_symlinks=False)
+        os.chown(directory, 0, group_id("adm"))
