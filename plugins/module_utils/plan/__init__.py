@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ._checks import Where, kind
+from ._maintenance import maintenance_errors, nginx_maintenance
 from ._projections import (
     app_apps,
     gunicorn_instances,
@@ -26,7 +27,9 @@ __all__ = [
     "app_apps",
     "find_errors",
     "gunicorn_instances",
+    "maintenance_errors",
     "make_plan",
+    "nginx_maintenance",
     "nginx_sites",
     "python_versions",
     "supervisor_programs",

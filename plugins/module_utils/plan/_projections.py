@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from ._gunicorn import requirement
 from ._topology import HTTP_PORT, HTTPS_PORT
@@ -200,12 +202,20 @@ def _edge_site(app: dict[str, Any], http_port: int, servers: Records) -> dict[st
         "http2": nginx["http2"],
         "https_redirect": nginx["https_redirect"],
         "tls": nginx["tls"],
+        "maintenance": _maintenance(app),
         "trusted_proxies": [],
         "upstream": {"servers": servers, "balance": nginx["balance"], **_keepalive(app)},
     }
     if "cors" in nginx:
         site["cors"] = nginx["cors"]
     return site
+
+
+def _maintenance(app: dict[str, Any]) -> dict[str, Any]:
+    """Say what stays open: the health path, unless it is the front page, which clients are not to see then."""
+    path = unquote(re.split("[?#]", app["health"], maxsplit=1)[0])
+    page = {"page": app["nginx"]["maintenance_page"]} if "maintenance_page" in app["nginx"] else {}
+    return {"open_paths": [path] if path != "/" else [], **page}
 
 
 def _inner_site(app: dict[str, Any], http_port: int, trusted: list[str], suffix: str) -> dict[str, Any]:
@@ -219,6 +229,8 @@ def _inner_site(app: dict[str, Any], http_port: int, trusted: list[str], suffix:
         "http2": False,
         "https_redirect": False,
         "tls": {"mode": "off"},
+        # Clients are turned away at the edge; a host that was one may still have the switch set.
+        "maintenance": {"switch": False},
         "trusted_proxies": trusted,
         "upstream": {
             "servers": [{"address": _socket(app), **limits}],
