@@ -52,7 +52,7 @@ _value:
     batches:
       description:
         - Sites of which nginx is told the same.
-        - Each has C(number), C(allow), C(retry_after) (the header), C(sites) and C(over).
+        - Each has C(number), C(allow), C(reason), C(until), C(retry_after) (the header), C(sites) and C(over).
         - The last is a regular expression for the seconds of the epoch from which on they are open again, or empty.
       type: list
       elements: dict

@@ -14,7 +14,8 @@ from typing import Any, Optional
 
 RETRY_AFTER = 300  # seconds, where neither an end nor anything else is said
 RETRY_AFTER_RANGE = (1, 604800)
-REASON_LENGTH = 500
+REASON_LENGTH = 500  # nginx takes no parameter of more than 4096 bytes, and the page is one
+REASON = re.compile(rf"[^\x00-\x1f\x7f]{{1,{REASON_LENGTH}}}")
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 Entry = dict[str, Any]
@@ -92,6 +93,8 @@ def problems(records: Sequence[Mapping[str, Any]], now: datetime) -> list[str]:
                     found.append(f"{at}: until: {record['until']} is over (it is {write_time(now)}); give a later time")
             except ValueError as error:
                 found.append(f"{at}: until: {record['until']} {error}")
+        if not REASON.fullmatch(record.get("reason") or "-"):
+            found.append(f"{at}: reason: give one line of up to {REASON_LENGTH} characters")
         if not low <= int(record.get("retry_after", low)) <= high:
             found.append(f"{at}: retry_after: {record['retry_after']} is out of range; give {low} to {high} seconds")
     return found
@@ -123,6 +126,8 @@ def batches(state: State) -> list[dict[str, Any]]:
     for name, entry in state.items():
         batch = {
             "allow": entry["allow"],
+            "reason": entry["reason"],
+            "until": entry["until"],
             "over": from_then_on(int(read_time(entry["until"]).timestamp())) if entry["until"] else "",
             "retry_after": _retry_after(entry["retry_after"], entry["until"]),
         }

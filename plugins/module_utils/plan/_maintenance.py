@@ -73,10 +73,7 @@ _REQUEST: Fields = {
     "wsgi_maintenance_until": Field(_check_until),
     "wsgi_maintenance_retry_after": Field(_check_seconds),
     "wsgi_maintenance_reason": Field(
-        string(
-            f"one line of up to {maintenance.REASON_LENGTH} characters",
-            rf"[^\x00-\x1f\x7f]{{1,{maintenance.REASON_LENGTH}}}",
-        )
+        string(f"one line of up to {maintenance.REASON_LENGTH} characters", maintenance.REASON.pattern)
     ),
 }
 

@@ -237,6 +237,7 @@ def test_sites_of_one_command_are_one_batch():
         ({"allow": ["192.0.2.7; return 200"]}, "(shop): allow: 192.0.2.7; return 200 is no address or network"),
         ({"until": "2026-11-21T11:00:00Z"}, "until: 2026-11-21T11:00:00Z is over (it is 2026-11-21T12:00:00Z)"),
         ({"until": "14:00"}, "until: 14:00 must be a time with its zone"),
+        ({"reason": "a\nb"}, "reason: give one line of up to 500 characters"),
         ({"retry_after": 0}, "retry_after: 0 is out of range; give 1 to 604800 seconds"),
         ({"name": "shop 1"}, "nginx_maintenance[0] (shop 1): name: is no name of a site"),
     ],

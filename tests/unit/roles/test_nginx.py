@@ -242,7 +242,9 @@ def test_the_page_is_the_sites_own_or_comes_with_the_switch(page: str) -> None:
     files = {file["path"]: file for file in evaluate("__nginx_files", [site])}
     own = "wsgi-fleet/pages/shop/maintenance.html"
     assert files.get(own) == ({"path": own, "content": page} if page else None)
-    assert f"alias /etc/nginx/{own if page else 'wsgi-fleet/maintenance/shop.html'};" in lines(render_site(site))
+    written = lines(render_site(site))
+    assert (f"alias /etc/nginx/{own};" in written) is bool(page)
+    assert ("return 503 $wsgi_fleet_maintenance_page;" in written) is not bool(page)
 
 
 def maintain(records: list[dict[str, Any]], now: str = "2026-11-21T12:00:00Z") -> dict[str, str]:
@@ -265,7 +267,7 @@ def test_maintenance_writes_what_nginx_goes_by() -> None:
         {
             "name": "shop",
             "closed": True,
-            "reason": "New <b>racks</b> & more",
+            "reason": 'New <b>racks</b> & "more" for $5 in C:\\x',
             "until": until,
             "allow": ["192.0.2.0/24"],
         },
@@ -273,9 +275,11 @@ def test_maintenance_writes_what_nginx_goes_by() -> None:
     ]
     files = maintain(records)
     directory = "wsgi-fleet/maintenance"
-    assert set(files) == {
-        f"{directory}/{n}" for n in ("batches.conf", "sites.map", "state.json", "shop.html", "a-b_c.html")
-    }
+    assert set(files) == {f"{directory}/{name}" for name in ("batches.conf", "sites.map", "sites.pages", "state.json")}
+    assert lines(files[f"{directory}/sites.pages"])[-2:] == [
+        "a-b_c $wsgi_fleet_maintenance_1_page;",
+        "shop $wsgi_fleet_maintenance_2_page;",
+    ]
     written = lines(files[f"{directory}/sites.map"])
     assert written[written.index("/maintenance d1635;") + 1 :] == [
         "a-b_c $wsgi_fleet_maintenance_1; # since 2026-11-21T12:00:00Z",
@@ -285,11 +289,11 @@ def test_maintenance_writes_what_nginx_goes_by() -> None:
     assert "192.0.2.0/24 1;" in batches
     assert 'default "300";' in batches
     assert 'default "Sat, 21 Nov 2026 14:00:00 GMT";' in batches
-    page = files[f"{directory}/shop.html"]
+    page = files[f"{directory}/batches.conf"].partition("geo $wsgi_fleet_maintenance_2_page {")[2]
     assert "<title>503 Service Unavailable" in page
-    assert "<p>New &lt;b&gt;racks&lt;/b&gt; &amp; more</p>" in page
-    assert f'<time datetime="{until}">2026-11-21 14:00 UTC</time>' in page
-    assert "http" not in page.replace("http-equiv", "")  # nothing of it comes from elsewhere
+    assert r"<p>New &lt;b&gt;racks&lt;/b&gt; &amp; &#34;more&#34; for $5 in C:\\x</p>" in page
+    assert rf"<time datetime=\"{until}\">2026-11-21 14:00 UTC</time>" in page
+    assert "http" not in page  # nothing of it comes from elsewhere
     assert maintain([{"name": "shop", "closed": False}]) == {}
 
 
@@ -463,3 +467,10 @@ def test_the_packages_welcome_page_is_kept_off_a_bare_host(tmp_path: Path) -> No
     default.write_text("theirs")
     host(tmp_path, packages="no-such-package")
     assert default.read_text() == "theirs"
+
+
+def test_the_longest_page_is_within_what_nginx_takes() -> None:
+    for character in ("\U0001f600", '"', "&", "\\"):
+        files = maintain([{"name": "shop", "closed": True, "reason": character * 500, "until": "2026-11-21T14:00:00Z"}])
+        page = files["wsgi-fleet/maintenance/batches.conf"].partition("_page {")[2].partition('default "')[2]
+        assert len(page.encode()) < 4000  # NGX_CONF_BUFFER is 4096
