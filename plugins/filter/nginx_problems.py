@@ -63,6 +63,7 @@ NETWORK = re.compile(r"(\d{1,3}(\.\d{1,3}){3}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)(/\d
 SIZE = re.compile(r"\d+[kKmMgG]?")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9.:_\[\]-]+")
 TOKEN = re.compile(r"[A-Za-z0-9_-]+")
+PATH = re.compile(r'/[^\x00-\x1f\x7f"\\]*')
 HEADER = re.compile(r"([A-Za-z0-9_-]+|\*)")
 
 PORTS = (1, 65535)
@@ -180,6 +181,9 @@ class Sites:
         for key in ("proxy_connect_timeout", "proxy_send_timeout", "proxy_read_timeout"):
             yield from out_of_range(key, site[key], *SECONDS)
         yield from cors_problems(site["cors"])
+        for path in site["maintenance"]["open_paths"]:
+            if not fits(PATH, path):
+                yield f'maintenance.open_paths: {path} is no path; give one like /healthz, without " and \\'
         yield from self.page_problems(site)
 
     def name_problems(self, index: int, site: Mapping[str, Any]) -> Iterator[str]:

@@ -18,6 +18,14 @@ def plan(apps: object, groups: Mapping[str, Sequence[str]], hostvars: Mapping[st
         raise AnsibleFilterError(str(error)) from None
 
 
+def nginx_maintenance(plan: Mapping[str, Any], host: str, given: Mapping[str, Any], now: str) -> list[dict[str, Any]]:
+    """Pick what concerns a host, or fail with everything that is wrong with what was asked for."""
+    try:
+        return fleet.nginx_maintenance(plan, host, given, now)
+    except ValueError as error:
+        raise AnsibleFilterError(str(error)) from None
+
+
 class FilterModule:
     """Names the filters."""
 
@@ -39,6 +47,8 @@ class FilterModule:
             "gunicorn_instances": fleet.gunicorn_instances,
             "supervisor_programs": fleet.supervisor_programs,
             "nginx_sites": fleet.nginx_sites,
+            "nginx_maintenance": nginx_maintenance,
+            "maintenance_errors": fleet.maintenance_errors,
             "ufw_rules": fleet.ufw_rules,
             "wheelhouse_hosts": fleet.wheelhouse_hosts,
         }

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-import testinfra
-from probes import ROOT, connects, fetch, run_playbook
-from serving import CACHE, CERTIFICATE, KEY, certificate, digest, is_refused, where
+from probes import connects, fetch
+from runs import each, file_on
+from serving import CERTIFICATE, KEY, certificate, digest, is_refused, where
 
 NEW = {
     "name": "new",
@@ -24,112 +20,6 @@ GIVEN = {
     "server_names": ["given.example.com"],
     "tls": {"mode": "files", "certificate": CERTIFICATE.read_text(), "key": KEY.read_text()},
 }
-INVENTORIES = [ROOT / "molecule" / "shared" / "inventory", Path(__file__).parents[1] / "inventory"]
-
-
-@dataclass
-class Run:
-    """A run of the role on all hosts."""
-
-    code: int
-    said: str
-    errors: str
-    names: list[str]
-
-    def recap(self, what):
-        """One number of the recap, of each host."""
-        return [int(re.search(rf"(?m)^{name} +: .*\b{what}=(\d+)", self.said)[1]) for name in self.names]
-
-    def changes(self):
-        """The run succeeded; the number of changes on each host."""
-        assert self.code == 0, self.said + self.errors
-        return self.recap("changed")
-
-    def refusals(self):
-        """The run failed on each host; what it said there."""
-        assert self.code == 2, self.said + self.errors
-        assert self.recap("failed") == [1] * len(self.names), self.said + self.errors
-        # a host's message goes on as long as lines are indented
-        texts = ["".join(re.findall(rf"(?m)^fatal: \[{n}\].*(?:\n(?:[ \t].*)?)*", self.said)) for n in self.names]
-        return [" ".join(text.split()) for text in texts]
-
-
-@pytest.fixture(scope="module")
-def hosts(request):
-    inventory = request.config.option.ansible_inventory
-    found = testinfra.get_hosts(["ansible://systems_under_test"], ansible_inventory=inventory)
-    assert len(found) == 2
-    return found
-
-
-@pytest.fixture(scope="module")
-def play(request, hosts, tmp_path_factory):
-    """Run the role once more on all hosts, with other variables."""
-    names = [host.backend.host for host in hosts]
-    facts = str(tmp_path_factory.mktemp("facts"))
-
-    def run(*arguments, **variables):
-        variables["role_under_test"] = "nginx"
-        # what is on a command line is no secret
-        with file_on_controller(CACHE / "variables.json", variables) as path:
-            done = run_playbook(
-                "molecule/shared/converge.yml",
-                *("--extra-vars", f"@{path}", *arguments),
-                inventories=[*INVENTORIES, Path(request.config.option.ansible_inventory)],
-                ANSIBLE_CACHE_PLUGIN="jsonfile",
-                ANSIBLE_CACHE_PLUGIN_CONNECTION=facts,
-                ANSIBLE_CALLBACK_RESULT_FORMAT="yaml",
-                ANSIBLE_GATHERING="smart",
-                ANSIBLE_HOST_KEY_CHECKING="false",
-                ANSIBLE_INJECT_FACT_VARS="false",
-            )
-        return Run(done.returncode, done.stdout, done.stderr, names)
-
-    return run
-
-
-@contextlib.contextmanager
-def file_on_controller(path, variables):
-    path.write_text(json.dumps(variables))
-    path.chmod(0o600)
-    try:
-        yield path
-    finally:
-        path.unlink()
-
-
-@contextlib.contextmanager
-def file_on(hosts, path, content):
-    try:
-        for host in hosts:
-            host.check_output("mkdir -p $(dirname %s) && printf %%s %s > %s", path, content, path)
-        yield
-    finally:
-        for host in hosts:
-            host.check_output("rm -f %s", path)
-
-
-def each(ask, hosts):
-    """What every host answers."""
-    return [ask(host) for host in hosts]
-
-
-def state(host):
-    """What is in place, and what runs."""
-    service = host.run("systemctl is-active nginx; systemctl is-enabled nginx").stdout
-    files = host.check_output("find /etc/nginx /etc/ssl/wsgi-fleet -type f -exec sha256sum {} + | sort")
-    return service, files, digest(host)
-
-
-@pytest.fixture
-def restored(hosts, play):
-    """The scenario's own state comes back afterwards, whatever the test left."""
-    before = each(state, hosts)
-    yield
-    with contextlib.suppress(AssertionError):  # nginx does not answer
-        if each(state, hosts) == before:
-            return
-    play().changes()
 
 
 def shop_status(host):

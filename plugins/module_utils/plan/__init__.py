@@ -11,6 +11,7 @@ from typing import Any
 
 from ._checks import Where, kind
 from ._deploy import access_logs, chosen_apps, deploy_errors, deploy_problems, deploy_report, release_rows
+from ._maintenance import maintenance_errors, nginx_maintenance
 from ._programs import check_names
 from ._projections import (
     app_apps,
@@ -37,8 +38,10 @@ __all__ = [
     "deploy_report",
     "find_errors",
     "gunicorn_instances",
+    "maintenance_errors",
     "make_plan",
     "migrating",
+    "nginx_maintenance",
     "nginx_sites",
     "python_versions",
     "release_rows",

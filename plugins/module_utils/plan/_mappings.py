@@ -185,6 +185,7 @@ NGINX: Fields = {
     "http2": Field(boolean, True),
     "https_redirect": Field(boolean),
     "error_pages": Field(_check_error_pages, []),
+    "maintenance_page": Field(string("the text of the page (a lookup of the file will do)")),
     "cors": Field(_check_cors),
     "tls": Field(_check_tls, {"mode": "self_signed"}),
 }

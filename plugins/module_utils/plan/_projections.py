@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 from ._gunicorn import requirement
 from ._programs import background_programs
@@ -85,8 +87,16 @@ def live_probes(plan: Plan, host: str, app: Mapping[str, Any]) -> Records:
     ask = health_request(app)
     own = {"address": "127.0.0.1", "port": app["port"]} if "port" in app else {"socket": f"{_RUN}/{app['name']}.sock"}
     port = known["http_port"] if known["inner"] or not known["balancer"] else HTTP_PORT
-    # A site with TLS is asked for without: that answers, if only with a redirection.
-    return [{"name": "its socket", **own, **ask}, {"name": "nginx", "address": "127.0.0.1", "port": port, **ask}]
+    # A site with TLS is asked for without: that answers, if only with a redirection. In maintenance the front page is
+    # closed at the edge, and its 503 is the right answer there.
+    front = {
+        "name": "nginx",
+        "address": "127.0.0.1",
+        "port": port,
+        **ask,
+        **({"below": 504} if ask["path"] == "/" else {}),
+    }
+    return [{"name": "its socket", **own, **ask}, front]
 
 
 def app_removed(plan: Plan, host: str) -> Records:
@@ -264,12 +274,20 @@ def _edge_site(app: dict[str, Any], http_port: int, servers: Records) -> dict[st
         "http2": nginx["http2"],
         "https_redirect": nginx["https_redirect"],
         "tls": nginx["tls"],
+        "maintenance": _maintenance(app),
         "trusted_proxies": [],
         "upstream": {"servers": servers, "balance": nginx["balance"], **_keepalive(app)},
     }
     if "cors" in nginx:
         site["cors"] = nginx["cors"]
     return site
+
+
+def _maintenance(app: dict[str, Any]) -> dict[str, Any]:
+    """Say what stays open: the health path, unless it is the front page, which clients are not to see then."""
+    path = unquote(re.split("[?#]", app.get("health", "/"), maxsplit=1)[0])
+    page = {"page": app["nginx"]["maintenance_page"]} if "maintenance_page" in app["nginx"] else {}
+    return {"open_paths": [path] if path != "/" else [], **page}
 
 
 def _inner_site(app: dict[str, Any], http_port: int, trusted: list[str], suffix: str) -> dict[str, Any]:
@@ -283,6 +301,8 @@ def _inner_site(app: dict[str, Any], http_port: int, trusted: list[str], suffix:
         "http2": False,
         "https_redirect": False,
         "tls": {"mode": "off"},
+        # Clients are turned away at the edge; a host that was one may still have the switch set.
+        "maintenance": {"switch": False},
         "trusted_proxies": trusted,
         "upstream": {
             "servers": [{"address": _socket(app), **limits}],

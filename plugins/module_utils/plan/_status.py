@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ansible_collections.wsgi.fleet.plugins.module_utils import maintenance
 
 from ._projections import health_request
 from ._topology import HTTP_PORT, HTTPS_PORT
@@ -38,30 +41,49 @@ def _target(app: Mapping[str, Any], address: str, port: int) -> dict[str, Any]:
     return {"name": app["name"], "address": address, "port": port, **health_request(app)}
 
 
-def status_rows(answers: Mapping[str, Sequence[Mapping[str, Any]]], links: Mapping[str, str]) -> list[dict[str, Any]]:
+Answers = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def status_rows(edge: Answers, inner: Answers, looks: Mapping[str, str], now: str) -> list[dict[str, Any]]:
     """Return a row for each answer: host, app, release, url, status, and whether it is good.
 
-    `answers` are the results of module probe of each host, `links` the lines `APP/current releases/ID` of each host.
+    `edge` and `inner` are each host's results of module probe. A host's look has lines `APP/current releases/ID`
+    and, where apps are in maintenance, one of JSON that says so.
     """
     rows = []
-    for host, results in answers.items():
-        releases = {}
-        for line in links.get(host, "").splitlines():
-            path, _, target = line.partition(" ")
-            releases[path.split("/")[0]] = target.rpartition("/")[2]
-        for result in results:
+    for host, results in edge.items():
+        releases, closed = _read_look(looks.get(host, ""))
+        time = maintenance.read_time(now)
+        for result, entry in [
+            *((result, closed.get(result["name"])) for result in results),
+            *((result, None) for result in inner.get(host, ())),  # clients are turned away at the edge only
+        ]:
             status, milliseconds = result["status"], round(result["seconds"] * 1000)
+            lasts = entry is not None and not maintenance.is_over(entry, time)
+            note = ("maintenance " if lasts else "maintenance is over, ") + maintenance.describe(entry) if entry else ""
+            text = f"{status} in {milliseconds} ms" if status else f"no answer: {result['error']}"
             rows.append(
                 {
                     "host": host,
                     "app": result["name"],
                     "release": releases.get(result["name"], "-"),
                     "url": result["url"],
-                    "status": f"{status} in {milliseconds} ms" if status else f"no answer: {result['error']}",
-                    "good": result["good"],
+                    "status": f"{text}; {note}" if note else text,
+                    "good": result["good"] or (lasts and status == 503),
                 }
             )
     return rows
+
+
+def _read_look(text: str) -> tuple[dict[str, str], maintenance.State]:
+    releases, closed = {}, {}
+    for line in text.splitlines():
+        if line.startswith("{"):
+            closed = json.loads(line)
+            continue
+        path, _, target = line.partition(" ")
+        releases[path.split("/")[0]] = target.rpartition("/")[2]
+    return releases, closed
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

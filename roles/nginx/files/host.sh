@@ -1,7 +1,7 @@
 #!/bin/sh
 # Prepares what cannot come from the controller, and says in one line of JSON what the host is like:
 # is nginx installed, which version (or which would be), is there IPv6, which self-signed certificate there is,
-# does systemd start nginx at boot, and which configuration does the running one say that it has.
+# does systemd start nginx at boot, which configuration does the running one say that it has, and what is in maintenance.
 #
 # host.sh check|apply PACKAGES CONFIGURATION LOGS LOG_OWNER CERTIFICATE DAYS STATUS_PORT [SITE...] -- [SERVER_NAME...]
 set -eu
@@ -108,5 +108,9 @@ systemctl --quiet is-enabled nginx.service 2>/dev/null || enabled=false
 ask='exec 3<>"/dev/tcp/127.0.0.1/$0" && printf "GET /config HTTP/1.0\r\n\r\n" >&3 && cat <&3'
 running=$(timeout 5 bash -c "$ask" "$status_port" 2>/dev/null | tail -n 1 | grep -x '[0-9a-f]\{64\}' || :)
 
-printf '{"changed": %s, "installed": %s, "version": "%s", "ipv6": %s, "certificate": "%s", "enabled": %s, "running": "%s"}\n' \
-    "$changed" "$installed" "$version" "$ipv6" "$fingerprint" "$enabled" "$running"
+# names and times that the entry point maintenance has written
+in_maintenance=$(sed -n 's/^\([a-z][a-z0-9_-]*\) .*; # \(since [0-9TZ: until-]*\)$/\1 \2/p' \
+    "$configuration"/wsgi-fleet/maintenance/*.map 2>/dev/null | paste -s -d , | sed 's/,/, /g')
+
+printf '{"changed": %s, "installed": %s, "version": "%s", "ipv6": %s, "certificate": "%s", "enabled": %s, "running": "%s", "maintenance": "%s"}\n' \
+    "$changed" "$installed" "$version" "$ipv6" "$fingerprint" "$enabled" "$running" "$in_maintenance"

@@ -36,6 +36,7 @@ SITE: dict[str, Any] = {
         "max_age": 600,
     },
     "error_pages": [],
+    "maintenance": {"switch": True, "open_paths": [], "page": ""},
 }
 
 
@@ -129,6 +130,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (
         {"trusted_proxies": ["lb1.example.com"]},
         AT + "trusted_proxies: lb1.example.com is no address or network; give one like 192.0.2.1 or 2001:db8::/32",
+    ),
+    (
+        {"maintenance": {"open_paths": ["/a", "healthz"]}},
+        AT + 'maintenance.open_paths: healthz is no path; give one like /healthz, without " and \\',
+    ),
+    (
+        {"maintenance": {"open_paths": ['/a" { return 200; }']}},
+        AT + 'maintenance.open_paths: /a" { return 200; } is no path; give one like /healthz, without " and \\',
     ),
     ({"client_max_body_size": "10 MB"}, AT + "client_max_body_size: 10 MB is no size; give one like 512k, 10m or 1g"),
     ({"proxy_read_timeout": 0}, AT + "proxy_read_timeout: 0 is out of range; give 1 to 86400"),

@@ -60,6 +60,7 @@ FULL = {
         "http2": False,
         "https_redirect": True,
         "error_pages": [{"codes": [502, 504], "content": "<h1>Soon</h1>"}],
+        "maintenance_page": "<h1>Closed</h1>",
         "cors": {
             "origins": ["https://partner.example.net:8443"],
             "methods": ["GET"],
@@ -128,7 +129,7 @@ def test_four_keys_are_enough():
             "serve": ["gunicorn", "--workers", "1", "-c", "/etc/wsgi-fleet/shop/gunicorn.conf.py"],
             "probes": [
                 {"name": "its socket", "socket": "/run/wsgi-fleet/shop.sock", **request},
-                {"name": "nginx", "address": "127.0.0.1", "port": 80, **request},
+                {"name": "nginx", "address": "127.0.0.1", "port": 80, **request, "below": 504},
             ],
             "health_timeout": 30,
             "hooks": {},
@@ -200,6 +201,7 @@ def test_four_keys_are_enough():
             "http2": True,
             "https_redirect": False,
             "tls": {"mode": "self_signed"},
+            "maintenance": {"open_paths": []},
             "trusted_proxies": [],
             "upstream": {
                 "servers": [{"address": "unix:/run/wsgi-fleet/shop.sock", "max_fails": 3, "fail_timeout": 10}],
@@ -239,6 +241,7 @@ def test_every_key_arrives():
     nginx = FULL["nginx"]
     for key in ("http2", "https_redirect", "error_pages", "cors", "tls", "client_max_body_size", "proxy_read_timeout"):
         assert site[key] == nginx[key]
+    assert site["maintenance"] == {"open_paths": ["/healthz"], "page": "<h1>Closed</h1>"}
     assert site["upstream"] == {
         "servers": [{"address": "127.0.0.1:8000", "max_fails": 5, "fail_timeout": 30}],
         "balance": "ip_hash",

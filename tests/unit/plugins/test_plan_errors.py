@@ -404,6 +404,10 @@ WRONG = [
         ("app shop: nginx.error_pages[0].file: is no known key; known are codes, content"),
     ),
     (
+        {"nginx": {"maintenance_page": None}},
+        "app shop: nginx.maintenance_page: is empty, must be the text of the page (a lookup of the file will do)",
+    ),
+    (
         {"nginx": {"error_pages": [{"codes": [200], "content": "x"}]}},
         ("app shop: nginx.error_pages[0].codes[0]: is 200, must be a whole number from 400 to 599"),
     ),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from ansible_collections.wsgi.fleet.plugins.module_utils.plan import _status, make_plan
 
+NOW = "2026-11-21T12:00:00Z"
 APP = {
     "name": "shop",
     "domains": ["*.shop.example.com"],
@@ -47,10 +50,55 @@ def test_app_host_without_balancer_is_the_edge():
 def test_rows_join_answers_and_releases(status, error, text, good):
     answer = {"name": "shop", "url": "http://shop/", "status": status, "error": error, "seconds": 0.0123}
     answer["good"] = good
-    rows = _status.status_rows({"app1": [answer]}, {"app1": "other/current releases/1\nshop/current releases/0123"})
+    looks = {"app1": "other/current releases/1\nshop/current releases/0123"}
+    rows = _status.status_rows({"app1": [answer]}, {"app1": []}, looks, NOW)
     assert rows == [
         {"host": "app1", "app": "shop", "release": "0123", "url": "http://shop/", "status": text, "good": good}
     ]
+
+
+ENTRY = {"since": "2026-11-21T11:00:00Z", "until": None, "retry_after": None, "reason": None, "allow": []}
+
+
+@pytest.mark.parametrize(
+    ("status", "until", "text", "good"),
+    [
+        (503, None, "503 in 12 ms; maintenance since 2026-11-21T11:00:00Z", True),
+        (200, None, "200 in 12 ms; maintenance since 2026-11-21T11:00:00Z", True),
+        (502, None, "502 in 12 ms; maintenance since 2026-11-21T11:00:00Z", False),
+        (0, None, "no answer: refused; maintenance since 2026-11-21T11:00:00Z", False),
+        (
+            503,
+            "2026-11-21T12:00:01Z",
+            "503 in 12 ms; maintenance since 2026-11-21T11:00:00Z until 2026-11-21T12:00:01Z",
+            True,
+        ),
+        (
+            503,
+            "2026-11-21T12:00:00Z",
+            "503 in 12 ms; maintenance is over, since 2026-11-21T11:00:00Z until 2026-11-21T12:00:00Z",
+            False,
+        ),
+    ],
+)
+def test_maintenance_is_shown_and_is_no_fault_of_the_edge(status, until, text, good):
+    answer = {
+        "name": "shop",
+        "url": "http://shop/",
+        "status": status,
+        "error": "refused",
+        "seconds": 0.0123,
+        "good": 200 <= status < 400,
+    }
+    other = {**answer, "name": "other", "status": 503}
+    looks = {"app1": "shop/current releases/0123\n" + json.dumps({"shop": ENTRY | {"until": until}})}
+    rows = _status.status_rows({"app1": [answer, other]}, {"app1": [answer | {"status": 503}]}, looks, NOW)
+    assert [(row["status"], row["good"]) for row in rows] == [
+        (text, good),
+        ("503 in 12 ms", False),
+        ("503 in 12 ms", False),  # as a balancer has it
+    ]
+    assert [row["release"] for row in rows] == ["0123", "-", "0123"]
 
 
 def test_table_aligns_columns():

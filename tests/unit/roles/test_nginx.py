@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import http.server
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,7 @@ import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
+from ansible_collections.wsgi.fleet.plugins.filter.maintenance_change import maintenance_change
 
 ROLE = Path(__file__).parents[3] / "roles" / "nginx"
 SITE: dict[str, Any] = {
@@ -23,7 +29,7 @@ SITE: dict[str, Any] = {
     "upstream": {"servers": [{"address": "unix:/run/shop.sock"}]},
 }
 LOOK = {"changed": False, "installed": True, "version": "1.26.3", "ipv6": True, "certificate": "AB12"}
-LOOK |= {"enabled": True, "running": ""}
+LOOK |= {"enabled": True, "running": "", "maintenance": ""}
 
 
 def load(path: str) -> Any:
@@ -215,7 +221,139 @@ def test_a_bare_off_is_off() -> None:
     assert evaluate("__nginx_self_signed_names", [{**SITE, "tls": {"mode": False}}]) == []
 
 
+def test_the_switch_is_in_every_site_that_has_one() -> None:
+    written = lines(render_site({"maintenance": {"open_paths": ["/healthz", "/a b", "/healthz"]}}))
+    assert written.count("if ($wsgi_fleet_maintenance) {") == 1
+    assert [line for line in written if line.startswith("location = ")] == [
+        'location = "/healthz" {',
+        'location = "/a b" {',
+        "location = /.wsgi-fleet/maintenance.html {",
+    ]
+    assert written.count("proxy_pass http://shop;") == 3
+    without = render_site({"maintenance": {"switch": False, "open_paths": ["/healthz"], "page": "x"}})
+    assert "maintenance" not in without
+    assert "wsgi_fleet_site" not in without
+    assert "location =" not in without
+
+
+@pytest.mark.parametrize("page", ["", "<p>Closed</p>"])
+def test_the_page_is_the_sites_own_or_comes_with_the_switch(page: str) -> None:
+    site = {**SITE, "maintenance": {"page": page}}
+    files = {file["path"]: file for file in evaluate("__nginx_files", [site])}
+    own = "wsgi-fleet/pages/shop/maintenance.html"
+    assert files.get(own) == ({"path": own, "content": page} if page else None)
+    written = lines(render_site(site))
+    assert (f"alias /etc/nginx/{own};" in written) is bool(page)
+    assert ("return 503 $wsgi_fleet_maintenance_page;" in written) is not bool(page)
+
+
+def maintain(records: list[dict[str, Any]], now: str = "2026-11-21T12:00:00Z") -> dict[str, str]:
+    """The files that the entry point maintenance writes."""
+    given = {"nginx_maintenance": records, "__nginx_maintenance_change": maintenance_change(records, "", now, True)}
+    look = {"known": True, "running": "", "now": now, "state": ""}
+    variables = {**given, "__nginx_maintenance_look": {"stdout": json.dumps(look)}}
+    files = evaluate("__nginx_maintenance_files", [], **variables)
+    return {
+        file["path"]: file["content"]
+        if "content" in file
+        else render(file["template"], [], **variables, **file["vars"])
+        for file in files
+    }
+
+
+def test_maintenance_writes_what_nginx_goes_by() -> None:
+    until = "2026-11-21T14:00:00Z"
+    records: list[dict[str, Any]] = [
+        {
+            "name": "shop",
+            "closed": True,
+            "reason": 'New <b>racks</b> & "more" for $5 in C:\\x',
+            "until": until,
+            "allow": ["192.0.2.0/24"],
+        },
+        {"name": "a-b_c", "closed": True},
+    ]
+    files = maintain(records)
+    directory = "wsgi-fleet/maintenance"
+    assert set(files) == {f"{directory}/{name}" for name in ("batches.conf", "sites.map", "sites.pages", "state.json")}
+    assert lines(files[f"{directory}/sites.pages"])[-2:] == [
+        "a-b_c $wsgi_fleet_maintenance_1_page;",
+        "shop $wsgi_fleet_maintenance_2_page;",
+    ]
+    written = lines(files[f"{directory}/sites.map"])
+    assert written[written.index("/maintenance d1635;") + 1 :] == [
+        "a-b_c $wsgi_fleet_maintenance_1; # since 2026-11-21T12:00:00Z",
+        f"shop $wsgi_fleet_maintenance_2; # since 2026-11-21T12:00:00Z until {until}",
+    ]
+    batches = lines(files[f"{directory}/batches.conf"])
+    assert "192.0.2.0/24 1;" in batches
+    assert 'default "300";' in batches
+    assert 'default "Sat, 21 Nov 2026 14:00:00 GMT";' in batches
+    page = files[f"{directory}/batches.conf"].partition("geo $wsgi_fleet_maintenance_2_page {")[2]
+    assert "<title>503 Service Unavailable" in page
+    assert r"<p>New &lt;b&gt;racks&lt;/b&gt; &amp; &#34;more&#34; for $5 in C:\\x</p>" in page
+    assert rf"<time datetime=\"{until}\">2026-11-21 14:00 UTC</time>" in page
+    assert "http" not in page  # nothing of it comes from elsewhere
+    assert maintain([{"name": "shop", "closed": False}]) == {}
+
+
+def test_the_role_tells_what_is_in_maintenance(tmp_path: Path) -> None:
+    assert host(tmp_path)["maintenance"] == ""
+    records = [{"name": name, "closed": True, "until": "2026-11-21T14:00:00Z"} for name in ("shop", "a-b_c")]
+    for path, content in maintain([*records[:1], {"name": "a-b_c", "closed": True}]).items():
+        file = tmp_path / "etc" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    since = "since 2026-11-21T12:00:00Z"
+    assert host(tmp_path)["maintenance"] == f"a-b_c {since}, shop {since} until 2026-11-21T14:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "known", "running"),
+    [(200, "ab" * 32, True, "ab" * 32), (200, "", True, ""), (404, "<html>", False, ""), (0, "", False, "")],
+)
+def test_maintenance_looks_at_files_and_at_what_runs(
+    tmp_path: Path, status: int, body: str, known: bool, running: str
+) -> None:
+    state = tmp_path / "state.json"
+    with answering("/maintenance", status, body) as port:
+        argv = ["sh", "-s", "--", str(state), str(port)]
+        program = (ROLE / "files/maintenance.sh").read_bytes()
+        for text in ("", '{"shop": {}}\n'):
+            if text:
+                state.write_text(text)
+            said = json.loads(subprocess.run(argv, input=program, check=True, capture_output=True).stdout)
+            assert (said["known"], said["running"]) == (known, running)
+            assert base64.b64decode(said["state"]).decode() == text
+            assert abs(datetime.fromisoformat(said["now"]).timestamp() - time.time()) < 5
+
+
 # files/host.sh
+
+
+@contextlib.contextmanager
+def answering(path: str, status: int, body: str) -> Iterator[int]:
+    """The port of a server that answers so; status 0 takes no connection."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.protocol_version = "HTTP/1.1"  # as nginx answers, whatever it was asked in
+            self.send_response(status if self.path == path else 404)
+            self.send_header("Connection", "close")
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        if status:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield server.server_port
+            server.shutdown()
+        else:
+            server.server_close()
+            yield server.server_port
 
 
 def host(
@@ -239,19 +377,8 @@ def openssl(*argv: str | Path) -> str:
 
 @pytest.mark.parametrize(("body", "running"), [("ab" * 32, "ab" * 32), ("<html>", "")])
 def test_the_running_configuration_is_asked_for(tmp_path: Path, body: str, running: str) -> None:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200 if self.path == "/config" else 404)
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        assert host(tmp_path, port=server.server_port)["running"] == running
-        server.shutdown()
+    with answering("/config", 200, body) as port:
+        assert host(tmp_path, port=port)["running"] == running
 
 
 def test_certificate_is_made_once(tmp_path: Path) -> None:
@@ -340,3 +467,10 @@ def test_the_packages_welcome_page_is_kept_off_a_bare_host(tmp_path: Path) -> No
     default.write_text("theirs")
     host(tmp_path, packages="no-such-package")
     assert default.read_text() == "theirs"
+
+
+def test_the_longest_page_is_within_what_nginx_takes() -> None:
+    for character in ("\U0001f600", '"', "&", "\\"):
+        files = maintain([{"name": "shop", "closed": True, "reason": character * 500, "until": "2026-11-21T14:00:00Z"}])
+        page = files["wsgi-fleet/maintenance/batches.conf"].partition("_page {")[2].partition('default "')[2]
+        assert len(page.encode()) < 4000  # NGX_CONF_BUFFER is 4096
