@@ -92,7 +92,7 @@ def test_maintenance_is_shown_and_is_no_fault_of_the_edge(status, until, text, g
     }
     other = {**answer, "name": "other", "status": 503}
     looks = {"app1": "shop/current releases/0123\n" + json.dumps({"shop": ENTRY | {"until": until}})}
-    rows = _status.status_rows({"app1": [answer, other]}, {"app1": [answer | {"status": 503}]}, looks, NOW)
+    rows = _status.status_rows({"app1": [answer, other]}, {"app1": [answer | closed]}, looks, NOW)
     assert [(row["status"], row["good"]) for row in rows] == [
         (text, good),
         ("503 in 12 ms", False),
