@@ -710,7 +710,8 @@ def main() -> None:
         result["diff"] = [{"prepared": "".join(f"{line}\n" for line in host.actions)}]
     failures = [{"app": job.app.name, **told(job.failure)} for job in jobs if job.failure]
     if failures:
-        module.fail_json(msg=failure_message(failures, len(jobs)), failures=failures, **result)
+        concerned = [job for job in jobs if not module.params["only"] or job.app.name in module.params["only"]]
+        module.fail_json(msg=failure_message(failures, len(concerned)), failures=failures, **result)
     module.exit_json(**result)
 
 

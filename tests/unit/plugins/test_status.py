@@ -82,15 +82,10 @@ ENTRY = {"since": "2026-11-21T11:00:00Z", "until": None, "retry_after": None, "r
     ],
 )
 def test_maintenance_is_shown_and_is_no_fault_of_the_edge(status, until, text, good):
-    answer = {
-        "name": "shop",
-        "url": "http://shop/",
-        "status": status,
-        "error": "refused",
-        "seconds": 0.0123,
-        "good": 200 <= status < 400,
-    }
-    other = {**answer, "name": "other", "status": 503}
+    answer = {"name": "shop", "url": "http://shop/", "status": status, "error": "refused", "seconds": 0.0123}
+    answer["good"] = status == 200
+    closed = {"status": 503, "good": False}
+    other = {**answer, "name": "other", **closed}
     looks = {"app1": "shop/current releases/0123\n" + json.dumps({"shop": ENTRY | {"until": until}})}
     rows = _status.status_rows({"app1": [answer, other]}, {"app1": [answer | closed]}, looks, NOW)
     assert [(row["status"], row["good"]) for row in rows] == [
