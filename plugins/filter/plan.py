@@ -42,6 +42,7 @@ class FilterModule:
             "deploy_report": fleet.deploy_report,
             "release_rows": fleet.release_rows,
             "access_logs": fleet.access_logs,
+            "endpoint": fleet.inner_endpoint,
             "migrating": fleet.migrating,
             "app_removed": fleet.app_removed,
             "gunicorn_instances": fleet.gunicorn_instances,

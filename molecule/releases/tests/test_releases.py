@@ -279,6 +279,37 @@ def test_killed_deploy_is_mended_by_the_next(moment, source, fleet, tmp_path):
     assert set(changes(play("deploy", directory)).values()) == {0}
 
 
+ASK_WHO_ANSWERS = f"""
+import os, urllib.request
+ask = urllib.request.Request("http://{BALANCER}/", headers={{"Host": "{SITE}"}})
+hosts = {{urllib.request.urlopen(ask).headers["X-Host"] for _ in range(20)}}
+open(os.environ["HOME"] + "/answered", "w").write(" ".join(sorted(hosts)))
+"""
+
+
+def test_drained_host_gets_nothing_new_and_comes_back(source, fleet, host, tmp_path):
+    """The hook runs on each host while that one changes; it sees who answers visitors."""
+    with Visitors(tmp_path) as visitors:
+        hooks = {"before_switch": [["python", "-c", ASK_WHO_ANSWERS]]}
+        changes(play("deploy", source("drained"), options={"wsgi_drain": True}, hooks=hooks))
+    assert version() == "drained"
+    assert visitors.seen["failed"] == {}, visitors.seen
+    assert fleet["app1"].check_output("cat /srv/web/shared/answered") == "app2"
+    assert fleet["app2"].check_output("cat /srv/web/shared/answered") == "app1"
+    assert {fetch(BALANCER, SITE).headers["x-host"] for _ in range(20)} == {"app1", "app2"}
+    assert host.run("grep -rn ' down;' /etc/nginx/sites-enabled").rc == 1
+
+
+def test_host_that_a_killed_run_left_drained_is_brought_back_by_site(two, fleet, host):
+    server = fleet["app2"].ansible.get_variables()["ansible_host"] + ":80"
+    host.check_output(f"sed -i 's/server {server} [^;]*/& down/' /etc/nginx/sites-enabled/web.conf")
+    host.check_output("sed -i 's/return 200 /&drained-/' /etc/nginx/sites-enabled/default && systemctl reload nginx")
+    time.sleep(1)
+    assert {fetch(BALANCER, SITE).headers["x-host"] for _ in range(20)} == {"app1"}
+    changes(play("site", two))
+    assert {fetch(BALANCER, SITE).headers["x-host"] for _ in range(20)} == {"app1", "app2"}
+
+
 def test_unknown_names_and_batches_are_refused_before_anything(two, fleet):
     before = live(fleet)
     done = play("deploy", two, options={"wsgi_apps_only": "shop", "wsgi_rollout": ["a few"]})

@@ -312,6 +312,11 @@ def _inner_site(app: dict[str, Any], http_port: int, trusted: list[str], suffix:
     }
 
 
+def inner_endpoint(plan: Plan, host: str) -> str:
+    """Return address and port of a host, as the upstreams of balancers have it."""
+    return endpoint(plan["hosts"][host]["address"], plan["hosts"][host]["http_port"])
+
+
 def ufw_rules(plan: Plan, host: str) -> Records:
     """Return the firewall rules that the topology needs; SSH is the role's own affair."""
     known = plan["hosts"].get(host)

@@ -23,5 +23,7 @@ def app(environ, start_response):
         time.sleep(60)
     body = f"{VERSION} {len(environ['wsgi.input'].read())}".encode()
     status = "500 Internal Server Error" if broken("error") else "200 OK"
-    start_response(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    start_response(
+        status, [("Content-Type", "text/plain"), ("Content-Length", str(len(body))), ("X-Host", socket.gethostname())]
+    )
     return [body]
