@@ -91,9 +91,8 @@ def main() -> None:
     alone: list[str] = []
     with Path("/run/wsgi-fleet-drain.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several hosts of a batch come at once
-        before = {
-            path: path.read_text() for path in sorted(sites.glob("*.conf")) + [sites / "default"] if path.is_file()
-        }
+        files = [*sorted(sites.glob("*.conf")), sites / "default"]
+        before = {path: path.read_text() for path in files if path.is_file()}
         after = dict(before)
         for path in before:
             if path.stem in options["names"]:
