@@ -2,53 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import time
-from pathlib import Path
 
 import pytest
 import yaml
-from probes import ROOT, run_playbook, wait_until
-
-SCENARIO = ROOT / "molecule" / "gunicorn"
-CONFIG = "/etc/wsgi-fleet"
-SOCKET = "/srv/demo/sockets/demo.sock"
-WORKERS = {"sync": 8001, "gthread": 8002, "gevent": 8003, "tornado": 8004, "eventlet": 8005}
-EXCLUDED = {"wsgi_app", "config", "check_config", "print_config", "daemon"}
+from configuring import CONFIG, EXCLUDED, SOCKET, WORKERS, odd_settings, start, venv
+from probes import ROOT, wait_until
 
 testinfra_hosts = ["ansible://debian12", "ansible://debian13"]
-
-
-def odd_settings():
-    instances = yaml.safe_load((SCENARIO / "inventory" / "hosts.yml").read_text())["systems_under_test"]["vars"]
-    (odd,) = [i for i in instances["gunicorn_instances"] if isinstance(i, dict) and i["name"] == "odd"]
-    settings = copy.deepcopy(odd["settings"])
-    settings["access_log_format"] = settings["access_log_format"].replace('{{ "{{" }}', "{{")
-    return settings
-
-
-def play(host, *arguments, instances=None):
-    extra = {"role_under_test": "gunicorn", **({} if instances is None else {"gunicorn_instances": instances})}
-    paths = [ROOT / "molecule" / "shared" / "inventory", SCENARIO / "inventory", Path(host.backend.ansible_inventory)]
-    return run_playbook(
-        "molecule/shared/converge.yml",
-        *("-e", json.dumps(extra), f"--limit={host.backend.host}", *arguments),
-        inventories=paths,
-    )
-
-
-def start(host, unit, command):
-    host.run(f"systemctl stop {unit}; systemctl reset-failed {unit}")
-    host.check_output(
-        f"systemd-run --unit={unit} --uid=demo --gid=demo --working-directory=/srv/demo"
-        f" --property=KillMode=mixed --property=TimeoutStopSec=20 {command}"
-    )
-
-
-def venv(name):
-    return "/srv/demo/venv-25" if name == "eventlet" else "/srv/demo/venv"
 
 
 @pytest.fixture
@@ -159,68 +122,3 @@ def test_time_of_the_request_is_in_the_access_log(host):
     log = host.check_output("journalctl --unit=test-odd --output=cat")
     assert re.search(r'"GET / HTTP/1.1" 200 \\ \{\{x\}\} \d+ µs', log)
     host.check_output("systemctl stop test-odd")
-
-
-def instance(**settings):
-    return {
-        "name": "sync",
-        "user": "demo",
-        "group": "demo",
-        "callable": "demo:app",
-        "venv": "/srv/demo/venv",
-        "directory": "/srv/demo",
-        "settings": settings,
-    }
-
-
-@pytest.mark.parametrize(
-    ("record", "words"),
-    [
-        (instance(wrokers=2), "wrokers"),
-        (instance(workers="many"), "many"),
-        (instance(daemon=True), "daemon"),
-        (instance(http_protocols="h9"), "Invalid"),
-        (instance(forwarded_allow_ips="10.0.0.1/8"), "has host bits set"),
-        (instance(workers=-1), "Value must be positive"),
-        ({**instance(), "callable": "demo:nosuch"}, "Failed to find attribute 'nosuch' in 'demo'"),
-        ({**instance(), "runner": ["/srv/demo/run"]}, "exactly one of both"),
-        (instance(worker_class="nosuch"), "class uri 'nosuch' invalid or not found"),
-        ({**instance(worker_class="gevent"), "venv": "/srv/demo/venv-bare"}, "gevent"),
-    ],
-    ids=[
-        "unknown",
-        "type",
-        "excluded",
-        "protocol",
-        "network",
-        "negative",
-        "callable",
-        "two ways",
-        "worker",
-        "its package",
-    ],
-)
-def test_bad_record_is_refused_and_the_live_file_stays(host, record, words):
-    before = host.check_output(f"find {CONFIG} -type f -printf '%p %T@ %s\\n' | sort")
-    done = play(host, instances=[record])
-    assert done.returncode != 0
-    assert words in " ".join((done.stdout + done.stderr).split())
-    assert host.check_output(f"find {CONFIG} -type f -printf '%p %T@ %s\\n' | sort") == before
-
-
-def test_failed_test_names_file_and_program(host):
-    said = " ".join(play(host, instances=[instance(http_protocols="h9")]).stdout.split())
-    assert f"{CONFIG}/sync/gunicorn.conf.py" in said
-
-
-def test_environment_is_not_shown(host):
-    done = play(host, "-vvv", "--diff", "--check", instances=[instance(raw_env=["TOKEN=Not-for-your-eyes-4711"])])
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert "Not-for-your-eyes" not in done.stdout + done.stderr
-
-
-def test_file_of_an_instance_that_is_gone_is_removed(host):
-    assert play(host, instances=[instance()]).returncode == 0
-    assert host.check_output(f"cd {CONFIG} && find . -type f") == "./sync/gunicorn.conf.py"
-    assert play(host).returncode == 0
-    assert len(host.check_output(f"find {CONFIG} -type f").split()) == 7

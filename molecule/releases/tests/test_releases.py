@@ -149,7 +149,7 @@ def test_new_version_loses_no_request(two, tmp_path):
 
 
 def test_rollback_goes_to_the_one_before_and_site_stays_there(two, fleet, tmp_path):
-    with Visitors(tmp_path, pause=0) as visitors:
+    with Visitors(tmp_path) as visitors:
         changes(play("rollback", two))
     assert version() == "one"
     assert visitors.seen["failed"] == {}, visitors.seen
@@ -213,7 +213,6 @@ def test_changed_configuration_goes_back_with_the_release(two, fleet):
     assert [text.splitlines()[-3:] for text in live(fleet).values()] == [
         text.splitlines()[-3:] for text in before.values()
     ]
-    assert set(changes(play("deploy", two)).values()) == {0}
 
 
 def test_migration_runs_once_for_the_fleet(source, fleet):
@@ -223,7 +222,6 @@ def test_migration_runs_once_for_the_fleet(source, fleet):
     assert version() == "three"
     assert fleet["app1"].check_output("cat /srv/web/shared/migrations") == "ran"
     assert not fleet["app2"].file("/srv/web/shared/migrations").exists
-    assert set(changes(play("deploy", directory, migrate=migrate)).values()) == {0}
     changes(play("rollback", directory, migrate=migrate))
     assert fleet["app1"].check_output("cat /srv/web/shared/migrations") == "ran"
     assert version() == "two"
@@ -246,7 +244,6 @@ def test_second_deploy_is_refused_and_a_dead_one_does_not_stand_in_the_way(two, 
 
 MOMENTS = [
     "Build the releases",
-    "Prove what can be proven",
     "Make the next releases live",
     "Run what the configuration says",
 ]
@@ -276,7 +273,8 @@ def test_killed_deploy_is_mended_by_the_next(moment, source, fleet, tmp_path):
         changes(play("deploy", directory))
     assert version() == f"killed-at-{MOMENTS.index(moment)}"
     assert visitors.seen["failed"] == {}, visitors.seen
-    assert set(changes(play("deploy", directory)).values()) == {0}
+    for host in fleet.values():
+        assert json.loads(host.check_output("cat /srv/web/current/state.json"))["verdict"] == "good"
 
 
 ASK_WHO_ANSWERS = f"""
