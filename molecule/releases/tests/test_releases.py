@@ -233,11 +233,12 @@ def test_second_deploy_is_refused_and_a_dead_one_does_not_stand_in_the_way(two, 
     content = json.dumps({**holder, "since": "2026-03-01T12:00:00Z", "until": time.time() + 600})
     fleet["app2"].check_output(f"echo '{content}' > {lock}")
     before = live(fleet)
-    done = play("deploy", two)
-    assert done.returncode != 0
-    assert "web is locked by alice on control9 since 2026-03-01T12:00:00Z (hotfix)" in said(done)
-    assert live(fleet) == before
-    assert not fleet["app1"].file(lock).exists
+    for playbook in ("deploy", "rollback"):
+        done = play(playbook, two)
+        assert done.returncode != 0
+        assert "web is locked by alice on control9 since 2026-03-01T12:00:00Z (hotfix)" in said(done)
+        assert live(fleet) == before
+        assert not fleet["app1"].file(lock).exists
     changes(play("deploy", two, options={"wsgi_break_locks": True}))
     assert not fleet["app2"].file(lock).exists
 
@@ -312,6 +313,6 @@ def test_unknown_names_and_batches_are_refused_before_anything(two, fleet):
     before = live(fleet)
     done = play("deploy", two, options={"wsgi_apps_only": "shop", "wsgi_rollout": ["a few"]})
     assert done.returncode != 0
-    assert "no app is called shop; there are web" in said(done)
-    assert "'a few' is no batch" in said(done)
+    assert "wsgi_apps_only: 'shop' is no app of this inventory; known are web" in said(done)
+    assert "wsgi_rollout: 'a few' is no batch" in said(done)
     assert live(fleet) == before

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ._checks import Where, kind
-from ._deploy import access_logs, chosen_apps, deploy_errors, deploy_problems, deploy_report, release_rows
+from ._deploy import chosen_apps, deploy_errors, deploy_problems, deploy_report, release_rows
 from ._maintenance import maintenance_errors, nginx_maintenance
 from ._programs import check_names
 from ._projections import (
+    access_logs,
     app_apps,
     app_removed,
     gunicorn_instances,

@@ -6,43 +6,80 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ._checks import Check, Field, Fields, Where, choice, kind, read_fields, show, string
+from ._values import check_app_names, refuse_unknown_apps
+
 Plan = Mapping[str, Any]
 
-_LOGS = "/var/log/nginx"
+_BATCH = r"[1-9][0-9]*|([1-9][0-9]?|100)%"
 
 
-def chosen_apps(plan: Plan, only: str | Sequence[str]) -> list[str]:
-    """Return the names of the apps to act on, in the order of the plan; `only` is a list, or text with commas."""
-    wanted = [name.strip() for name in only.split(",")] if isinstance(only, str) else list(only)
-    wanted = [name for name in wanted if name]
-    return [name for name in plan["apps"] if name in wanted or not wanted]
+def _check_rollout(value: object, where: Where) -> list[str] | None:
+    batches = value if isinstance(value, (list, tuple)) else [value]
+    if not batches:
+        where.fail("is an empty list, must hold batches such as [1, '25%', '100%']")
+    for batch in batches:
+        if isinstance(batch, bool) or not re.fullmatch(_BATCH, str(batch)):
+            where.fail(f"{show(str(batch))} is no batch; give a number of hosts such as 1, or a share such as 25%")
+    return [str(batch) for batch in batches]
 
 
-def deploy_errors(plan: Plan, options: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with the options of a deploy: `only`, `rollout`, `seconds`, `errors`, `bad`."""
-    messages = []
-    only = options["only"].split(",") if isinstance(options["only"], str) else options["only"]
-    unknown = [name for name in only if name.strip() not in plan["apps"] and name.strip()]
-    if unknown:
-        messages.append(
-            f"wsgi_apps_only: no app is called {', '.join(map(str, unknown))}; "
-            f"there are {', '.join(plan['apps']) or 'none'}"
-        )
-    rollout = options["rollout"] if isinstance(options["rollout"], (list, tuple)) else [options["rollout"]]
-    messages += [
-        f"wsgi_rollout: {batch!r} is no batch; wanted: a number of hosts such as 1, or a share such as '25%'"
-        for batch in rollout
-        if not re.fullmatch(r"[1-9][0-9]*|([1-9][0-9]?|100)%", str(batch)) or isinstance(batch, bool)
-    ]
-    if not rollout:
-        messages.append("wsgi_rollout: is an empty list; wanted: batches such as [1, '25%', '100%']")
-    for name, high in (("seconds", 3600), ("errors", 100)):
-        value = str(options[name])
-        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", value) or float(value) > high:
-            messages.append(f"wsgi_canary_{name}: is {value}, must be a number from 0 to {high}")
-    if options["bad"] not in ("keep", "refuse", "retry"):
-        messages.append(f"wsgi_bad_releases: is {options['bad']}, must be one of keep, refuse, retry")
+def _number(high: int) -> Check:
+    """Accept a number from 0 on, also as the text that a command line makes of it."""
+
+    def check(value: object, where: Where) -> float | None:
+        text = str(value)
+        if isinstance(value, bool) or not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) or float(text) > high:
+            where.fail(f"is {show(text)}, must be a number from 0 to {high}")
+            return None
+        return float(text)
+
+    return check
+
+
+def _check_flag(value: object, where: Where) -> bool | None:
+    if not isinstance(value, bool) and str(value).lower() not in ("true", "false"):
+        where.fail(f"is {show(str(value))}, must be true or false")
+        return None
+    return str(value).lower() == "true"
+
+
+def _check_release(value: object, where: Where) -> dict[str, str] | None:
+    if not isinstance(value, Mapping):
+        where.fail(f"is {kind(value)}, must be a mapping of apps to releases, such as {{shop: 3f2a9c0d1e4b}}")
+        return None
+    check = string("the id of a release, which playbooks/releases.yml shows", r"[0-9a-f]{12}")
+    return {str(name): check(release, where.at(str(name))) or "" for name, release in value.items()}
+
+
+_OPTIONS: Fields = {
+    "wsgi_apps_only": Field(check_app_names),
+    "wsgi_release": Field(_check_release),
+    "wsgi_rollout": Field(_check_rollout),
+    "wsgi_canary_seconds": Field(_number(3600)),
+    "wsgi_canary_errors": Field(_number(100)),
+    "wsgi_bad_releases": Field(choice("refuse", "retry", "keep")),
+    "wsgi_drain": Field(_check_flag),
+    "wsgi_drain_timeout": Field(_number(3600)),
+    "wsgi_purpose": Field(string("a few words")),
+    "wsgi_break_locks": Field(_check_flag),
+}
+
+
+def deploy_errors(given: Mapping[str, Any], plan: Plan) -> list[str]:
+    """Return everything that is wrong with the options of a deploy or a rollback."""
+    messages: list[str] = []
+    where = Where(messages, "")
+    options = read_fields(dict(given), _OPTIONS, where)
+    for name in ("wsgi_apps_only", "wsgi_release"):
+        refuse_unknown_apps(options.get(name) or (), plan["apps"], where.at(name))
     return messages
+
+
+def chosen_apps(plan: Plan, only: object) -> list[str]:
+    """Return the names of the apps to act on, in the order of the plan; an empty list of names means all."""
+    wanted = check_app_names(only, Where([], "")) if only else None
+    return [name for name in plan["apps"] if wanted is None or name in wanted]
 
 
 def deploy_problems(hosts: Sequence[str], hostvars: Mapping[str, Any], passed: str = "") -> list[str]:
@@ -57,29 +94,13 @@ def deploy_problems(hosts: Sequence[str], hostvars: Mapping[str, Any], passed: s
     return found
 
 
-def access_logs(plan: Plan, host: str, only: Sequence[str]) -> dict[str, str]:
-    """Return the access log of nginx for each of these apps that a host runs."""
-    known = plan["hosts"][host]
-    # On a host that balances as well, the inner site has the requests that this host's own processes answer.
-    suffix = "_inner" if known["inner"] and known["edge"] else ""
-    return {name: f"{_LOGS}/{name}{suffix}.access.log" for name in known["apps"] if name in only}
-
-
-def deploy_report(problems: Sequence[str], hosts: Sequence[str], hostvars: Mapping[str, Any], begun: bool) -> str:
+def deploy_report(problems: Sequence[str], hosts: Sequence[str], hostvars: Mapping[str, Any]) -> str:
     """Return what to tell the operator at the end of a deploy that failed."""
     stuck = [f"{host}: {hostvars[host]['deploy_stuck']}" for host in hosts if "deploy_stuck" in hostvars[host]]
-    if not begun:
-        return "\n".join(["Nothing was deployed.", *problems])
-    if stuck:
-        return "\n".join(
-            [
-                "The deploy failed:",
-                *problems,
-                "These hosts did not get back to what was good before; look at them first:",
-                *stuck,
-            ]
-        )
-    return "\n".join(["The deploy failed, and all hosts serve what was good before:", *problems])
+    if not stuck:
+        return "\n".join(["The deploy failed, and all hosts serve what was good before:", *problems])
+    look = "These hosts did not get back to what was good before; look at them first:"
+    return "\n".join(["The deploy failed:", *problems, look, *stuck])
 
 
 def release_rows(hosts: Sequence[str], hostvars: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ from typing import Any, Optional
 from ansible_collections.wsgi.fleet.plugins.module_utils import maintenance
 
 from ._checks import Field, Fields, Where, integer, kind, list_of, read_fields, show, string
+from ._values import check_app_names, refuse_unknown_apps
 
 Plan = Mapping[str, Any]
 
@@ -24,13 +25,6 @@ def _check_switch(value: object, where: Where) -> bool | None:
         return _WORDS[value]
     where.fail(f"is {show(value) if isinstance(value, str) else kind(value)}, must be on or off")
     return None
-
-
-def _check_names(value: object, where: Where) -> list[Any] | None:
-    if isinstance(value, str):
-        value = [name.strip() for name in value.split(",")]
-    check = list_of(string("the name of an app"), "names of apps with commas between, such as shop,status", empty=False)
-    return check(value, where)
 
 
 def _check_network(value: object, where: Where) -> str | None:
@@ -68,7 +62,7 @@ def _check_seconds(value: object, where: Where) -> int | None:
 
 _REQUEST: Fields = {
     "wsgi_maintenance": Field(_check_switch, required="on or off"),
-    "wsgi_apps_only": Field(_check_names),
+    "wsgi_apps_only": Field(check_app_names),
     "wsgi_maintenance_allow": Field(_check_networks),
     "wsgi_maintenance_until": Field(_check_until),
     "wsgi_maintenance_retry_after": Field(_check_seconds),
@@ -87,11 +81,7 @@ def _read(given: object, plan: Plan, now: str) -> tuple[dict[str, Any], list[str
     messages: list[str] = []
     where = Where(messages, "")
     request = read_fields(dict(given) if isinstance(given, Mapping) else {}, _REQUEST, where)
-    for name in request.get("wsgi_apps_only") or ():
-        if name not in plan["apps"]:
-            where.at("wsgi_apps_only").fail(
-                f"{show(name)} is no app of this inventory; known are {', '.join(sorted(plan['apps'])) or 'none'}"
-            )
+    refuse_unknown_apps(request.get("wsgi_apps_only") or (), plan["apps"], where.at("wsgi_apps_only"))
     until = request.get("wsgi_maintenance_until")
     if until and until <= now:
         where.at("wsgi_maintenance_until").fail(f"is {until}, which is over (it is {now}); give a later time")

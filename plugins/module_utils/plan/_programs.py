@@ -9,12 +9,11 @@ from typing import Any
 
 from ._checks import Field, Fields, Where, boolean, choice, integer, list_of, mapping, show, string
 from ._mappings import SUPERVISOR, refuse_derived
+from ._values import check_command
 
 # No underscore: it stands between a program's name and the number of its process, in logs too.
 _NAME = r"[a-z][a-z0-9-]{0,30}"
 _NAME_WANTED = "a lower case letter, then up to 30 of a-z, 0-9 and -"
-# What a shell would understand. supervisord and the run script hand such words to the program.
-_SHELL = {"|", "||", "&", "&&", ";", "<", ">", ">>", "2>", "2>&1"}
 # supervisor's own default; the web program's too, unless its record says otherwise.
 _PRIORITY = 999
 
@@ -27,33 +26,12 @@ def _check_name(value: object, where: Where) -> str | None:
     return name
 
 
-def _check_command(value: object, where: Where) -> str | None:
-    command = string("a command such as 'celery -A wsgi.celery worker'")(value, where)
-    if command is None:
+def _check_command(value: object, where: Where) -> list[str] | None:
+    words = check_command(value, where)
+    if words and any(re.search(r"[\x00-\x1f\x7f]", word) for word in words):
+        where.fail("holds a line break or control character; put it into a script of the source")
         return None
-    wrong = _wrong_command(command)
-    if wrong:
-        # Not shown: an argument may be a token.
-        where.fail(wrong)
-        return None
-    return command
-
-
-def _wrong_command(command: str) -> str:
-    if re.search(r"[\x00-\x1f\x7f]", command):
-        return "holds a line break or control character; put it into a script of the source"
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return "has a quote that is not closed; close it"
-    if not words:
-        return "is empty; name the program to run"
-    if words[0].startswith("-") or "=" in words[0]:
-        return "begins with an option or a variable, must begin with a program; variables belong in env on the record"
-    for word in words:
-        if word in _SHELL:
-            return f"holds {word}, but no shell runs it; put it into a script of the source"
-    return ""
+    return words
 
 
 _GIVEN_BY_APP = {
@@ -141,7 +119,7 @@ def background_programs(app: Mapping[str, Any], config: str, root: str, logs: st
             "stdout_logfile": f"{logs}/{name}/{program['name']}_%(process_num)d.log",
             **program,
             "name": program_name(name, program["name"]),
-            "command": f"{config}/run {program['command']}",
+            "command": shlex.join([f"{config}/run", *program["command"]]),
         }
         for program in app["programs"]
     ]

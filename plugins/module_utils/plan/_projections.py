@@ -17,6 +17,7 @@ Records = list[dict[str, Any]]
 _CONFIG = "/etc/wsgi-fleet"
 _RUN = "/run/wsgi-fleet"
 _LOG = "/var/log/wsgi-fleet"
+_NGINX_LOG = "/var/log/nginx"
 _ROOT = "/srv"
 # The group of nginx, which alone may connect to an app's socket.
 _WEB_GROUP = "www-data"
@@ -208,9 +209,7 @@ def nginx_sites(plan: Plan, host: str) -> Records:
             sites.append(_edge_site(app, port, upstreams.servers(app, host, app["name"] in running)))
     if known["inner"]:
         trusted = [plan["hosts"][balancer]["address"] for balancer in plan["balancers"] if balancer != host]
-        # A host that balances has the app's name taken by its edge site. No app may be called so.
-        suffix = "_inner" if known["edge"] else ""
-        sites += [_inner_site(app, known["http_port"], trusted, suffix) for app in _apps(plan, host)]
+        sites += [_inner_site(app, known, trusted) for app in _apps(plan, host)]
     return sites
 
 
@@ -290,14 +289,26 @@ def _maintenance(app: dict[str, Any]) -> dict[str, Any]:
     return {"open_paths": [path] if path != "/" else [], **page}
 
 
-def _inner_site(app: dict[str, Any], http_port: int, trusted: list[str], suffix: str) -> dict[str, Any]:
+def _inner_name(app: str, known: Mapping[str, Any]) -> str:
+    """Name a site for the balancers; its edge site, if any, has the app's name. No app may be so called."""
+    return f"{app}_inner" if known["edge"] else app
+
+
+def access_logs(plan: Plan, host: str, only: Sequence[str]) -> dict[str, str]:
+    """Return the access log of each of these apps, of the requests that this host's own processes answer."""
+    known = plan["hosts"][host]
+    names = {name: _inner_name(name, known) if known["inner"] else name for name in known["apps"] if name in only}
+    return {name: f"{_NGINX_LOG}/{site}.access.log" for name, site in names.items()}
+
+
+def _inner_site(app: dict[str, Any], known: Mapping[str, Any], trusted: list[str]) -> dict[str, Any]:
     """Return a site for the balancers: TLS and CORS are theirs, and their word on the client is taken."""
     nginx = app["nginx"]
     limits = {key: nginx[key] for key in ("max_fails", "fail_timeout")}
     return {
         **_site(app),
-        "name": app["name"] + suffix,
-        "http_port": http_port,
+        "name": _inner_name(app["name"], known),
+        "http_port": known["http_port"],
         "http2": False,
         "https_redirect": False,
         "tls": {"mode": "off"},

@@ -7,17 +7,22 @@ import ipaddress
 import keyword
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import PurePosixPath
+from typing import Any
 
 from ._checks import (
     TextCheck,
     Where,
     kind,
+    list_of,
     plain,
     show,
     string,
 )
 
+# What a shell would understand. Where no shell is, such words would reach the program.
+_SHELL = {"|", "||", "&", "&&", ";", "<", ">", ">>", "2>", "2>&1"}
 NAME = r"[a-z][a-z0-9_-]{0,30}"
 # The name becomes a user and a group: one of these would hand the app somebody else's files or rights.
 _RESERVED = {
@@ -184,33 +189,55 @@ def check_package(value: object, where: Where) -> str | None:
 
 
 def check_command(value: object, where: Where) -> list[str] | None:
-    """Accept a command as one line, split as a shell would, or as a list of words."""
-    if isinstance(value, str):
-        try:
-            words = shlex.split(value)
-        except ValueError as error:
-            where.fail(f"is {show(value)}, which is no command ({error}); close the quotes, or write a list of words")
+    """Accept a command: one line, split as a shell would, or a list of words. Never shown, for it may hold a token."""
+    if isinstance(value, (list, tuple)):
+        checked = [string("a word of a command")(word, where.item(index)) for index, word in enumerate(value)]
+        words = [word for word in checked if word is not None]
+        if len(words) < len(checked):
             return None
     else:
-        words = list_of_words(value, where) or []
-        if not words:
+        line = string("a command: one line such as flask db upgrade, or a list of words", secret=True)(value, where)
+        if line is None:
             return None
-    if not words:
-        where.fail("is empty, must be a command such as flask db upgrade")
-        return None
-    if words[0].startswith("-"):
-        where.fail(f"begins with {show(words[0])}, must begin with a program")
+        if re.search(r"[\x00-\x1f\x7f]", line):
+            where.fail("holds a line break or control character; put it into a script of the source")
+            return None
+        try:
+            words = shlex.split(line)
+        except ValueError:
+            where.fail("has a quote that is not closed; close it")
+            return None
+    wrong = _wrong_command(words)
+    if wrong:
+        where.fail(wrong)
         return None
     return words
 
 
-def list_of_words(value: object, where: Where) -> list[str] | None:
-    """Accept a list of strings; the same one may be there twice."""
-    if not isinstance(value, (list, tuple)) or not value:
-        where.fail(f"is {kind(value)}, must be a command: one line, or a list of words")
-        return None
-    words = [string("a word of a command")(word, where.item(index)) for index, word in enumerate(value)]
-    return [word for word in words if word is not None]
+def _wrong_command(words: list[str]) -> str:
+    if not words:
+        return "is empty; name the program to run"
+    if words[0].startswith("-") or "=" in words[0]:
+        return "begins with an option or a variable, must begin with a program; variables belong in env on the record"
+    for word in words:
+        if word in _SHELL:
+            return f"holds {word}, but no shell runs it; put it into a script of the source"
+    return ""
+
+
+def check_app_names(value: object, where: Where) -> list[Any] | None:
+    """Accept names of apps: a list, or a text with commas as one writes it on a command line."""
+    if isinstance(value, str):
+        value = [name.strip() for name in value.split(",")]
+    check = list_of(string("the name of an app"), "names of apps with commas between, such as shop,status", empty=False)
+    return check(value, where)
+
+
+def refuse_unknown_apps(names: Iterable[str], known: Iterable[str], where: Where) -> None:
+    """Report names that no app of the plan has."""
+    for name in names:
+        if name not in known:
+            where.fail(f"{show(name)} is no app of this inventory; known are {', '.join(sorted(known)) or 'none'}")
 
 
 def check_python(value: object, where: Where) -> str | None:

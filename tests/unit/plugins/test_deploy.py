@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.wsgi.fleet.plugins.action import lock as action
-from ansible_collections.wsgi.fleet.plugins.module_utils.plan import _deploy
+from ansible_collections.wsgi.fleet.plugins.module_utils.plan import _deploy, _projections
 from ansible_collections.wsgi.fleet.plugins.module_utils.release import standing
 from ansible_collections.wsgi.fleet.plugins.modules import lock, releases, watch
 
@@ -129,40 +129,44 @@ PLAN = {
         "both": {"apps": ["shop"], "inner": True, "edge": True},
     },
 }
-FINE = {"only": [], "rollout": [1, "25%", "100%"], "seconds": 30, "errors": 5, "bad": "refuse"}
 
 
 @pytest.mark.parametrize(
     ("only", "chosen"),
-    [
-        ([], ["shop", "status"]),
-        ("", ["shop", "status"]),
-        ("status, shop", ["shop", "status"]),
-        (["status"], ["status"]),
-    ],
+    [([], ["shop", "status"]), ("status, shop", ["shop", "status"]), (["status"], ["status"])],
 )
 def test_chosen_apps(only: Any, chosen: list[str]) -> None:
     assert _deploy.chosen_apps(PLAN, only) == chosen
 
 
 @pytest.mark.parametrize(
-    ("option", "message"),
+    ("asked", "message"),
     [
         ({}, ""),
-        ({"rollout": "50%"}, ""),
-        ({"seconds": "0", "errors": "2.5"}, ""),
-        ({"only": "shop,shopp"}, "no app is called shopp; there are shop, status"),
-        ({"rollout": []}, "is an empty list"),
-        ({"rollout": [0]}, "0 is no batch"),
-        ({"rollout": ["120%"]}, "'120%' is no batch"),
-        ({"rollout": [True]}, "True is no batch"),
-        ({"seconds": "soon"}, "wsgi_canary_seconds: is soon, must be a number from 0 to 3600"),
-        ({"errors": 101}, "wsgi_canary_errors: is 101"),
-        ({"bad": "ignore"}, "must be one of keep, refuse, retry"),
+        ({"wsgi_rollout": "50%", "wsgi_drain": "true", "wsgi_apps_only": "shop"}, ""),
+        ({"wsgi_rollout": [1, "25%", "100%"], "wsgi_canary_seconds": "0", "wsgi_canary_errors": "2.5"}, ""),
+        ({"wsgi_release": {"shop": "3f2a9c0d1e4b"}}, ""),
+        (
+            {"wsgi_apps_only": "shop,shopp"},
+            "wsgi_apps_only: 'shopp' is no app of this inventory; known are shop, status",
+        ),
+        ({"wsgi_apps_only": ""}, "wsgi_apps_only[0]: is empty"),
+        ({"wsgi_rollout": []}, "wsgi_rollout: is an empty list"),
+        ({"wsgi_rollout": [0]}, "wsgi_rollout: '0' is no batch"),
+        ({"wsgi_rollout": ["120%"]}, "wsgi_rollout: '120%' is no batch"),
+        ({"wsgi_rollout": [True]}, "wsgi_rollout: 'True' is no batch"),
+        ({"wsgi_canary_seconds": "soon"}, "wsgi_canary_seconds: is 'soon', must be a number from 0 to 3600"),
+        ({"wsgi_canary_errors": 101}, "wsgi_canary_errors: is '101'"),
+        ({"wsgi_bad_releases": "ignore"}, "wsgi_bad_releases: is 'ignore', must be one of refuse, retry, keep"),
+        ({"wsgi_drain": "perhaps"}, "wsgi_drain: is 'perhaps', must be true or false"),
+        ({"wsgi_release": {"shopp": "3f2a9c0d1e4b"}}, "wsgi_release: 'shopp' is no app"),
+        ({"wsgi_release": {"shop": "v1"}}, "wsgi_release.shop: is 'v1', must be the id of a release"),
+        ({"wsgi_release": "3f2a9c0d1e4b"}, "wsgi_release: is a string, must be a mapping"),
+        ({"wsgi_rollouts": ["1"]}, "wsgi_rollouts: is no known key; did you mean wsgi_rollout?"),
     ],
 )
-def test_options_of_a_deploy(option: dict[str, Any], message: str) -> None:
-    found = _deploy.deploy_errors(PLAN, {**FINE, **option})
+def test_options_of_a_deploy(asked: dict[str, Any], message: str) -> None:
+    found = _deploy.deploy_errors(asked, PLAN)
     assert len(found) == bool(message)
     assert message in "".join(found)
 
@@ -176,15 +180,14 @@ def test_problems_and_lost_hosts_stop_all_others() -> None:
     assert _deploy.deploy_problems(list(hostvars), hostvars) == ["app2: Build: no space"]
     found = _deploy.deploy_problems(list(hostvars), hostvars, "deploy_ready")
     assert found == ["app2: Build: no space", "app3: could not be reached, or ended before it had to"]
-    assert "all hosts serve what was good" in _deploy.deploy_report(found, list(hostvars), hostvars, begun=True)
-    assert _deploy.deploy_report(found, list(hostvars), hostvars, begun=False).startswith("Nothing was deployed")
+    assert "all hosts serve what was good" in _deploy.deploy_report(found, list(hostvars), hostvars)
     hostvars["app1"]["deploy_stuck"] = "Run: FATAL"
-    assert "look at them first:\napp1: Run: FATAL" in _deploy.deploy_report(found, list(hostvars), hostvars, begun=True)
+    assert "look at them first:\napp1: Run: FATAL" in _deploy.deploy_report(found, list(hostvars), hostvars)
 
 
 def test_access_logs_are_those_of_the_host_itself() -> None:
-    assert _deploy.access_logs(PLAN, "app1", ["shop"]) == {"shop": "/var/log/nginx/shop.access.log"}
-    assert _deploy.access_logs(PLAN, "both", ["shop"]) == {"shop": "/var/log/nginx/shop_inner.access.log"}
+    assert _projections.access_logs(PLAN, "app1", ["shop"]) == {"shop": "/var/log/nginx/shop.access.log"}
+    assert _projections.access_logs(PLAN, "both", ["shop"]) == {"shop": "/var/log/nginx/shop_inner.access.log"}
 
 
 # --- the watch

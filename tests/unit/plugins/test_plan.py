@@ -338,7 +338,7 @@ def test_background_programs_run_as_the_app_and_come_after_it():
     assert worker == {
         "name": "shop-worker",
         "type": "program",
-        "command": f"/etc/wsgi-fleet/shop/run {command}",
+        "command": "/etc/wsgi-fleet/shop/run celery -A wsgi.celery worker -n 'worker%(process_num)d@%h'",
         "numprocs": 1,
         "process_name": "%(program_name)s_%(process_num)d",
         "user": "shop",

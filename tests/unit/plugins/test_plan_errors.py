@@ -437,6 +437,31 @@ WRONG = [
         ('app shop: supervisor.umask: is a whole number, must be an octal number such as "022" (put it in quotes)'),
     ),
     # programs
+    (
+        {"migrate": "flask db upgrade && flask seed"},
+        "app shop: migrate: holds &&, but no shell runs it; put it into a script of the source",
+    ),
+    (
+        {"migrate": ["DEBUG=1", "flask"]},
+        (
+            "app shop: migrate: begins with an option or a variable, must begin with a program; "
+            "variables belong in env on the record"
+        ),
+    ),
+    ({"migrate": []}, "app shop: migrate: is empty; name the program to run"),
+    (
+        {"migrate": ["flask", 3]},
+        "app shop: migrate[1]: is a whole number, must be a word of a command (put it in quotes)",
+    ),
+    ({"migrate": True}, None),
+    ({"hooks": {"before_restart": ["true"]}}, None),
+    (
+        {"hooks": {"after_build": "true"}},
+        "app shop: hooks.after_build: is a string, must be a list of commands; write [value] for a list of one",
+    ),
+    ({"hooks": {"after_build": ["x 'y"]}}, "app shop: hooks.after_build[0]: has a quote that is not closed; close it"),
+    ({"trial": "no"}, None),
+    ({"health_timeout": 0}, None),
     ({"programs": {"worker": "x"}}, "app shop: programs: is a mapping, must be a list of {name, command}"),
     (
         {"programs": [{"name": "worker"}]},
