@@ -55,13 +55,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
+from ansible_collections.wsgi.fleet.plugins.module_utils.plan import site_options
+
 LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 HOST = re.compile(rf"(?=.{{1,253}}$)(\*\.)?({LABEL})(\.{LABEL})*")
 ADDRESS = re.compile(r"(unix:/[A-Za-z0-9_./@-]+|\d{1,3}(\.\d{1,3}){3}:\d{1,5}|\[[0-9A-Fa-f:.]+\]:\d{1,5})")
-NETWORK = re.compile(r"(\d{1,3}(\.\d{1,3}){3}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)(/\d{1,3})?")
 SIZE = re.compile(r"\d+[kKmMgG]?")
-ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9.:_\[\]-]+")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([A-Za-z0-9.:_\[\]-]+|\*(\.[a-z0-9-]+){2,}(:\d{1,5})?)")
 TOKEN = re.compile(r"[A-Za-z0-9_-]+")
 PATH = re.compile(r'/[^\x00-\x1f\x7f"\\]*')
 HEADER = re.compile(r"([A-Za-z0-9_-]+|\*)")
@@ -69,7 +70,7 @@ HEADER = re.compile(r"([A-Za-z0-9_-]+|\*)")
 PORTS = (1, 65535)
 SECONDS = (1, 86400)
 SERVER_RANGES = {"weight": (1, 1, 65535), "max_fails": (1, 0, 65535), "fail_timeout": (10, *SECONDS)}  # default, range
-NO_BACKUP = ("ip_hash", "random_two")  # ways to balance
+NO_BACKUP = ("ip_hash", "random_two", "hash")  # ways to balance
 
 
 def fits(form: re.Pattern[str], value: object) -> bool:
@@ -93,6 +94,11 @@ def has_https(site: Mapping[str, Any]) -> bool:
 def ports_of(site: Mapping[str, Any]) -> list[int]:
     """The ports that a site answers on, each once."""
     return list(dict.fromkeys([site["http_port"], *([site["https_port"]] if has_https(site) else [])]))
+
+
+def covers(name: str, host: str) -> bool:
+    """Whether a host name, which may begin with a wildcard, is that of a host."""
+    return name == host or (name.startswith("*.") and host.endswith(name[1:]))
 
 
 def tls_problems(site: Mapping[str, Any]) -> Iterator[str]:
@@ -172,9 +178,9 @@ class Sites:
             yield f"http_port: {site['http_port']} is an https_port too; one port speaks one of the two"
         yield from tls_problems(site)
         yield from upstream_problems(site["upstream"])
-        for network in site["trusted_proxies"]:
-            if not fits(NETWORK, network):
-                yield f"trusted_proxies: {network} is no address or network; give one like 192.0.2.1 or 2001:db8::/32"
+        yield from site_options.find_problems(site)
+        if site["canonical"] and not any(covers(name, site["canonical"]) for name in site["server_names"]):
+            yield f"canonical: {site['canonical']} is not among server_names; add it there"
         size = site["client_max_body_size"]
         if not fits(SIZE, size):
             yield f"client_max_body_size: {size} is no size; give one like 512k, 10m or 1g"

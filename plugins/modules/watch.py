@@ -61,8 +61,8 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-# The status follows the request, the first quoted text in the line.
-STATUS = re.compile(r'"(?:[^"\\]|\\.)*" (\d{3}) ')
+# The status follows the request, which is the first quoted text in a line, or has its name where lines are JSON.
+STATUS = re.compile(r'(?:(?!\{)[^"]*|\{.*?"request":)"(?:[^"\\]|\\.)*"(?: |,"status":)(\d{3})[ ,]')
 
 
 class Log:
@@ -92,7 +92,7 @@ class Log:
 
 def count(lines: Iterable[str]) -> dict[str, int]:
     """Requests and errors among lines of a log."""
-    found = [int(match[1]) for match in map(STATUS.search, lines) if match]
+    found = [int(match[1]) for match in map(STATUS.match, lines) if match]
     return {"requests": len(found), "errors": sum(status >= 500 for status in found)}
 
 

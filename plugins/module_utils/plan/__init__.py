@@ -27,7 +27,7 @@ from ._projections import (
     wheelhouse_hosts,
 )
 from ._record import read_record
-from ._topology import allot_ports, check_domains, check_hosts, http_port, lay_out, place, read_hosts
+from ._topology import allot_ports, check_backups, check_domains, check_hosts, http_port, lay_out, place, read_hosts
 
 __all__ = [
     "PlanError",
@@ -89,6 +89,7 @@ def _plan(apps: object, groups: Groups, hostvars: Mapping[str, Any]) -> tuple[di
     check_names(records, messages)
     ports = allot_ports(records, layout, hosts, messages)
     check_hosts(layout, hosts, messages)
+    check_backups(records, layout, hosts, messages)
     leaving = place(going, groups, messages)
 
     running: dict[str, list[str]] = {name: [] for name in hosts}
@@ -116,6 +117,10 @@ def _plan(apps: object, groups: Groups, hostvars: Mapping[str, Any]) -> tuple[di
             name: {
                 "address": host.address,
                 "http_port": http_port(name, host, layout),
+                "share": {
+                    **({"weight": host.weight} if host.weight > 1 else {}),
+                    **({"backup": True} if host.backup else {}),
+                },
                 "apps": running[name],
                 "removed": removed[name],
                 "balancer": name in layout.balancers,

@@ -20,10 +20,12 @@ from ._checks import (
     string,
     suggest,
 )
-from ._values import check_pem, relative
+from ._values import check_domain, check_pem, relative
+from .site_options import HASH_BY, RETRY, SITE, check_hsts
 
 _SHA256 = r"sha256:[0-9a-f]{64}"
 _ORIGIN = r"https?://[a-z0-9.*-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?"
+_SUBDOMAINS = r"https?://\*(\.[a-z0-9-]+){2,}(:\d{1,5})?"
 _NO_SPACE = r"[^\s\x00-\x1f-][^\s\x00-\x1f]*"
 # A URL may carry a token in more ways than a message could mask: none is shown.
 _REPOSITORY = r"((https?|ssh|git|file)://|/|([\w.-]+@)?[\w.-]+:(?!:))\S+"
@@ -106,8 +108,8 @@ def _check_origin(value: object, where: Where) -> str | None:
     if value == "*":
         return "*"
     origin = string('an origin such as "https://shop.example.com" (no path), or "*"', _ORIGIN)(value, where)
-    if origin and "*" in origin:
-        where.fail(f"is {show(origin)}, an origin is matched as a whole: write each one out")
+    if origin and "*" in origin and not re.fullmatch(_SUBDOMAINS, origin):
+        where.fail(f'is {show(origin)}; a * stands for the subdomains of a domain only, as in "https://*.example.com"')
         return None
     return origin
 
@@ -177,17 +179,22 @@ NGINX: Fields = {
     "proxy_connect_timeout": Field(_SECONDS, 5),
     "proxy_send_timeout": Field(_SECONDS, 60),
     "proxy_read_timeout": Field(_SECONDS),
-    "balance": Field(choice("round_robin", "least_conn", "ip_hash", "random_two"), "least_conn"),
+    "balance": Field(choice("round_robin", "least_conn", "ip_hash", "random_two", "hash"), "least_conn"),
+    "hash_by": Field(HASH_BY),
+    "retry": Field(mapping(RETRY)),
     "keepalive": Field(integer(0, 65535), 32),
     # With nginx's own 1, one dropped connection on every host in the same seconds takes the whole site down.
     "max_fails": Field(integer(0, 65535), 3),
     "fail_timeout": Field(_SECONDS, 10),
     "http2": Field(boolean, True),
     "https_redirect": Field(boolean),
+    "canonical": Field(check_domain),
+    "hsts": Field(check_hsts),
     "error_pages": Field(_check_error_pages, []),
     "maintenance_page": Field(string("the text of the page (a lookup of the file will do)")),
     "cors": Field(_check_cors),
     "tls": Field(_check_tls, {"mode": "self_signed"}),
+    **SITE,
 }
 _LOG = string("the absolute path of a file, or NONE", r"/.+|NONE")
 SUPERVISOR: Fields = {

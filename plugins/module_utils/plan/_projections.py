@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from ._gunicorn import requirement
 from ._programs import background_programs
 from ._topology import HTTP_PORT, HTTPS_PORT
+from .site_options import edge_options, inner_options
 
 Plan = Mapping[str, Any]
 Records = list[dict[str, Any]]
@@ -78,7 +79,7 @@ def health_request(app: Mapping[str, Any]) -> dict[str, Any]:
     may even say that it has no such page, or that one must log in.
     """
     # A wildcard is no name that one could ask for.
-    host = app["domains"][0].replace("*", "any")
+    host = app["nginx"].get("canonical") or app["domains"][0].replace("*", "any")
     return {"host": host, "path": app.get("health", "/"), "below": 400 if "health" in app else 500}
 
 
@@ -206,7 +207,8 @@ def nginx_sites(plan: Plan, host: str) -> Records:
         port = HTTP_PORT if known["balancer"] else known["http_port"]
         apps = plan["apps"].values() if known["balancer"] else _apps(plan, host)
         for app in apps:
-            sites.append(_edge_site(app, port, upstreams.servers(app, host, app["name"] in running)))
+            own = app["name"] in running
+            sites.append(_edge_site(app, port, upstreams.servers(app, host, own), own))
     if known["inner"]:
         trusted = [plan["hosts"][balancer]["address"] for balancer in plan["balancers"] if balancer != host]
         sites += [_inner_site(app, known, trusted) for app in _apps(plan, host)]
@@ -227,10 +229,15 @@ class _Upstreams:
         first = [{"address": _socket(app), **limits}] if own else []
         if host not in self._balancers:
             return first
+        first = [{**server, **self._hosts[host]["share"]} for server in first]
         key = (*limits.values(), *app["hosts"])
         if key not in self._shared:
             self._shared[key] = [
-                {"address": endpoint(self._hosts[name]["address"], self._hosts[name]["http_port"]), **limits}
+                {
+                    "address": endpoint(self._hosts[name]["address"], self._hosts[name]["http_port"]),
+                    **limits,
+                    **self._hosts[name]["share"],
+                }
                 for name in app["hosts"]
                 if name != host
             ]
@@ -265,7 +272,11 @@ def _keepalive(app: dict[str, Any]) -> dict[str, int]:
     return {"keepalive": app["nginx"]["keepalive"], "keepalive_timeout": idle} if idle > 0 else {"keepalive": 0}
 
 
-def _edge_site(app: dict[str, Any], http_port: int, servers: Records) -> dict[str, Any]:
+def _release(app: dict[str, Any]) -> str:
+    return f"{_ROOT}/{app['name']}/current"
+
+
+def _edge_site(app: dict[str, Any], http_port: int, servers: Records, own: bool) -> dict[str, Any]:
     nginx = app["nginx"]
     site = {
         **_site(app),
@@ -274,8 +285,13 @@ def _edge_site(app: dict[str, Any], http_port: int, servers: Records) -> dict[st
         "https_redirect": nginx["https_redirect"],
         "tls": nginx["tls"],
         "maintenance": _maintenance(app),
-        "trusted_proxies": [],
-        "upstream": {"servers": servers, "balance": nginx["balance"], **_keepalive(app)},
+        "trusted_proxies": nginx["trusted_proxies"],
+        "upstream": {
+            "servers": servers,
+            **{key: nginx[key] for key in ("balance", "hash_by", "retry") if key in nginx},
+            **_keepalive(app),
+        },
+        **edge_options(nginx, _release(app) if own else ""),
     }
     if "cors" in nginx:
         site["cors"] = nginx["cors"]
@@ -284,9 +300,13 @@ def _edge_site(app: dict[str, Any], http_port: int, servers: Records) -> dict[st
 
 def _maintenance(app: dict[str, Any]) -> dict[str, Any]:
     """Say what stays open: the health path, unless it is the front page, which clients are not to see then."""
-    path = unquote(re.split("[?#]", app.get("health", "/"), maxsplit=1)[0])
     page = {"page": app["nginx"]["maintenance_page"]} if "maintenance_page" in app["nginx"] else {}
-    return {"open_paths": [path] if path != "/" else [], **page}
+    return {"open_paths": _open_paths(app), **page}
+
+
+def _open_paths(app: dict[str, Any]) -> list[str]:
+    path = unquote(re.split("[?#]", app.get("health", "/"), maxsplit=1)[0])
+    return [path] if path != "/" else []
 
 
 def _inner_name(app: str, known: Mapping[str, Any]) -> str:
@@ -313,13 +333,14 @@ def _inner_site(app: dict[str, Any], known: Mapping[str, Any], trusted: list[str
         "https_redirect": False,
         "tls": {"mode": "off"},
         # Clients are turned away at the edge; a host that was one may still have the switch set.
-        "maintenance": {"switch": False},
+        "maintenance": {"switch": False, "open_paths": _open_paths(app)},
         "trusted_proxies": trusted,
         "upstream": {
             "servers": [{"address": _socket(app), **limits}],
             "balance": "round_robin",
             **_keepalive(app),
         },
+        **inner_options(nginx, _release(app)),
     }
 
 

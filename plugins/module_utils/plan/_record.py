@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from . import _gunicorn
 from ._checks import (
@@ -136,6 +137,7 @@ def _check_together(record: dict[str, Any], where: Where) -> None:
         _check_times(gunicorn["settings"], record["supervisor"] or {}, where)
     if record["nginx"] and record["nginx"]["tls"]:
         _complete_nginx(record["nginx"], gunicorn, where.at("nginx"))
+        _check_site(record, where.at("nginx"))
 
 
 def _without_wrong(settings: dict[str, Any]) -> dict[str, Any]:
@@ -170,3 +172,33 @@ def _complete_nginx(nginx: dict[str, Any], gunicorn: dict[str, Any] | None, wher
     timeout = gunicorn["settings"].get("timeout", 0) if gunicorn else 0
     # gunicorn gives up first, so that its own answer is seen; an hour where it never does (timeout 0).
     nginx.setdefault("proxy_read_timeout", min(timeout + 5, 86400) if timeout else 3600)
+    if nginx.get("hsts") and mode == "off":
+        where.at("hsts").fail("is given, but tls.mode is off; browsers take it over HTTPS only. Leave it out")
+    if mode not in ("off", "self_signed") and nginx["https_redirect"]:
+        nginx.setdefault("hsts", {"max_age": 31536000, "include_subdomains": False, "preload": False})
+
+
+def _check_site(record: dict[str, Any], where: Where) -> None:
+    nginx = record["nginx"]
+    if (nginx["balance"] == "hash") != ("hash_by" in nginx):
+        missing = "hash_by" not in nginx
+        where.at("hash_by").fail(
+            "is missing; balance hash needs what requests are told apart by, such as visitor or address"
+            if missing
+            else "is of use with balance hash only; set that, or leave it out"
+        )
+    domains, canonical = record["domains"] or (), nginx.get("canonical")
+    if canonical and canonical.startswith("*"):
+        where.at("canonical").fail(f"is {show(canonical)}; clients cannot be sent to a wildcard, give one name")
+    elif canonical and canonical not in domains and not any(_covers(domain, canonical) for domain in domains):
+        where.at("canonical").fail(f"is {show(canonical)}, which is not among domains; add it there")
+    health = urlsplit(record.get("health") or "/").path
+    for index, path in enumerate(nginx["paths"] or ()):
+        if path["match"] == "exact" and path["path"] == unquote(health) != "/":
+            where.at("paths").item(index).at("path").fail(
+                f"is {show(path['path'])}, the health path, which is open as it is; leave it out"
+            )
+
+
+def _covers(domain: str, name: str) -> bool:
+    return domain.startswith("*.") and name.endswith(domain[1:])

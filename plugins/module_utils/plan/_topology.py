@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Optional
 
-from ._checks import Where, suggest
+from ._checks import Where, boolean, integer, suggest
 
 BALANCERS = "balancers"
 LINUX = "linux_apps"
@@ -29,6 +29,8 @@ class Host(NamedTuple):
     address: str
     http_port: Optional[int]
     ssh_port: int
+    weight: int = 1
+    backup: bool = False
 
 
 class Layout(NamedTuple):
@@ -59,6 +61,8 @@ def read_hosts(groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Any])
             address=str(variables.get("wsgi_address") or variables.get("ansible_host") or name),
             http_port=_port(variables.get("wsgi_http_port"), where.at("wsgi_http_port")),
             ssh_port=_port(variables.get("ansible_port"), where.at("ansible_port")) or 22,
+            weight=_weight(variables.get("wsgi_weight"), where.at("wsgi_weight")),
+            backup=_backup(variables.get("wsgi_backup"), where.at("wsgi_backup")),
         )
     return hosts, messages
 
@@ -73,6 +77,23 @@ def _port(value: object, where: Where) -> int | None:
             return port
     where.fail("must be a port from 1 to 65535")
     return None
+
+
+def _weight(value: object, where: Where) -> int:
+    if value is None or value == "":
+        return 1
+    if isinstance(value, str) and value.isdigit():
+        value = int(value)
+    return integer(1, 65535)(value, where) or 1
+
+
+def _backup(value: object, where: Where) -> bool:
+    if value is None or value == "":
+        return False
+    # An INI inventory has True and false as text.
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        value = value.lower() == "true"
+    return bool(boolean(value, where))
 
 
 def lay_out(records: Sequence[dict[str, Any]], groups: Mapping[str, Sequence[str]], messages: list[str]) -> Layout:
@@ -179,6 +200,27 @@ def _check_http_port(name: str, host: Host, layout: Layout, where: Where) -> Non
             f"is {HTTP_PORT}, where this host balances itself; "
             f"choose another port, or leave it out for {INNER_HTTP_PORT}"
         )
+
+
+def check_backups(
+    records: Sequence[dict[str, Any]], layout: Layout, hosts: Mapping[str, Host], messages: list[str]
+) -> None:
+    """Check that an app has hosts that are asked at all times, and a way to balance that knows others."""
+    if not layout.balancers:
+        return
+    for record in records:
+        spare = [name for name in layout.apps[record["name"]] if hosts[name].backup]
+        if not spare:
+            continue
+        where = Where(messages, f"app {record['name']}")
+        balance = (record["nginx"] or {}).get("balance")
+        if len(spare) == len(layout.apps[record["name"]]):
+            where.at("hosts").fail(f"are all backups (wsgi_backup); leave one of {', '.join(spare)} to answer")
+        elif balance not in (None, "round_robin", "least_conn"):
+            where.at("nginx").at("balance").fail(
+                f"is {balance}, which knows no backup hosts, but {spare[0]} is one (wsgi_backup); "
+                "use round_robin or least_conn"
+            )
 
 
 def allot_ports(

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Prepares what cannot come from the controller, and says in one line of JSON what the host is like:
 # is nginx installed, which version (or which would be), is there IPv6, which self-signed certificate there is,
-# does systemd start nginx at boot, which configuration does the running one say that it has, and what is in maintenance.
+# does systemd start nginx at boot, which configuration does the running one say that it has, what is in maintenance, which modules and caches there are.
 #
 # host.sh check|apply PACKAGES CONFIGURATION LOGS LOG_OWNER CERTIFICATE DAYS STATUS_PORT [SITE...] -- [SERVER_NAME...]
 set -eu
@@ -17,7 +17,14 @@ for package in $packages; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || installed=false
 done
 
-version=$(nginx -v 2>&1 | sed -n 's|^nginx version: nginx/\([0-9.]*\).*|\1|p')
+build=$(nginx -V 2>&1 || :)
+version=$(printf '%s\n' "$build" | sed -n 's|^nginx version: nginx/\([0-9.]*\).*|\1|p')
+# what not every nginx has: as the program says, and as others have enabled
+modules=
+case $build in *--with-http_v3_module*) modules=$modules' "http_v3",' ;; esac
+for module in "$configuration"/modules-enabled/*brotli-static*.conf; do
+    [ ! -e "$module" ] || modules=$modules' "brotli_static",'
+done
 [ -n "$version" ] || version=$(apt-cache policy nginx 2>/dev/null | sed -n 's/^  Candidate: \([0-9]*:\)*\([0-9.]*\).*/\2/p')
 
 ipv6=false
@@ -112,5 +119,9 @@ running=$(timeout 5 bash -c "$ask" "$status_port" 2>/dev/null | tail -n 1 | grep
 in_maintenance=$(sed -n 's/^\([a-z][a-z0-9_-]*\) .*; # \(since [0-9TZ: until-]*\)$/\1 \2/p' \
     "$configuration"/wsgi-fleet/maintenance/*.map 2>/dev/null | paste -s -d , | sed 's/,/, /g')
 
-printf '{"changed": %s, "installed": %s, "version": "%s", "ipv6": %s, "certificate": "%s", "enabled": %s, "running": "%s", "maintenance": "%s"}\n' \
-    "$changed" "$installed" "$version" "$ipv6" "$fingerprint" "$enabled" "$running" "$in_maintenance"
+# of all sites that were cached, those of today included
+caches=$(find /var/lib/nginx -mindepth 1 -maxdepth 1 -type d -name 'cache_site_*' -printf ' "%f",' 2>/dev/null || :)
+
+printf '{"changed": %s, "installed": %s, "version": "%s", "ipv6": %s, "certificate": "%s", "enabled": %s, "running": "%s", "maintenance": "%s", "modules": [%s], "caches": [%s]}\n' \
+    "$changed" "$installed" "$version" "$ipv6" "$fingerprint" "$enabled" "$running" "$in_maintenance" \
+    "${modules%,}" "${caches%,}"

@@ -19,9 +19,21 @@ SITE: dict[str, Any] = {
     "upstream": {
         "servers": [{"address": "unix:/run/shop.sock"}],
         "balance": "least_conn",
+        "retry": {},
         "keepalive": 32,
         "keepalive_timeout": 4,
     },
+    "canonical": "",
+    "default_headers": True,
+    "headers": {},
+    "hsts": {},
+    "limits": {},
+    "access": {},
+    "cache": {},
+    "paths": [],
+    "static": [],
+    "release": "",
+    "snippet": "",
     "trusted_proxies": [],
     "client_max_body_size": "10m",
     "proxy_connect_timeout": 5,
@@ -74,6 +86,7 @@ def test_right_records_are_taken() -> None:
 
 
 AT = "nginx_sites[0] (shop): "
+NETWORK = "must be an address or a network such as 192.0.2.0/24 or 2001:db8::/32"
 WRONG: list[tuple[dict[str, Any], str]] = [
     (
         {"name": "Shop"},
@@ -129,7 +142,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"trusted_proxies": ["lb1.example.com"]},
-        AT + "trusted_proxies: lb1.example.com is no address or network; give one like 192.0.2.1 or 2001:db8::/32",
+        f"{AT}trusted_proxies[0]: is 'lb1.example.com', {NETWORK}",
     ),
     (
         {"maintenance": {"open_paths": ["/a", "healthz"]}},

@@ -363,7 +363,7 @@ WRONG = [
     ),
     (
         {"nginx": {"balance": "random"}},
-        ("app shop: nginx.balance: is 'random', must be one of round_robin, least_conn, ip_hash, random_two"),
+        ("app shop: nginx.balance: is 'random', must be one of round_robin, least_conn, ip_hash, random_two, hash"),
     ),
     (
         {"nginx": {"proxy_read_timeout": 0}},
@@ -395,8 +395,8 @@ WRONG = [
     (
         {"nginx": {"cors": {"origins": ["https://*.example"]}}},
         (
-            "app shop: nginx.cors.origins[0]: is 'https://*.example', "
-            "an origin is matched as a whole: write each one out"
+            "app shop: nginx.cors.origins[0]: is 'https://*.example'; a * stands for the subdomains of a domain only, "
+            'as in "https://*.example.com"'
         ),
     ),
     (

@@ -21,6 +21,7 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible_collections.wsgi.fleet.plugins.filter.maintenance_change import maintenance_change
+from ansible_collections.wsgi.fleet.plugins.filter.nginx_view import nginx_view
 
 ROLE = Path(__file__).parents[3] / "roles" / "nginx"
 SITE: dict[str, Any] = {
@@ -29,7 +30,7 @@ SITE: dict[str, Any] = {
     "upstream": {"servers": [{"address": "unix:/run/shop.sock"}]},
 }
 LOOK = {"changed": False, "installed": True, "version": "1.26.3", "ipv6": True, "certificate": "AB12"}
-LOOK |= {"enabled": True, "running": "", "maintenance": ""}
+LOOK |= {"enabled": True, "running": "", "maintenance": "", "modules": [], "caches": []}
 
 
 def load(path: str) -> Any:
@@ -59,7 +60,10 @@ def templar(sites: list[dict[str, Any]], look: dict[str, Any] | None = None, **v
         "__nginx_look": {"stdout": json.dumps({**LOOK, **(look or {})})},
     }
     files = {**load("defaults/main.yml"), **load("vars/main.yml")}
-    return Templar(loader=DataLoader(), variables={**base, **trusted(files), "nginx_sites": sites, **variables})
+    made = Templar(loader=DataLoader(), variables={**base, **trusted(files), "nginx_sites": sites, **variables})
+    # only Ansible itself finds a collection's filter
+    made._engine.environment.filters["wsgi.fleet.nginx_view"] = nginx_view
+    return made
 
 
 def evaluate(expression: str, *args: Any, **kwargs: Any) -> Any:
@@ -88,7 +92,7 @@ def test_defaults_of_a_site_are_those_of_the_specification() -> None:
     def defaults(spec: dict[str, Any]) -> dict[str, Any]:
         found = {}
         for name, option in spec.items():
-            if option["type"] == "dict":
+            if "options" in option and option["type"] == "dict":
                 found[name] = defaults(option["options"])
             elif "default" in option:
                 found[name] = option["default"]

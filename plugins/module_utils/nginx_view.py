@@ -1,0 +1,357 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What the options of a site mean in nginx's own words, so that its template only has to write them down.
+
+nginx inherits some directives into a location only while that says none of the kind itself (add_header,
+proxy_set_header, limit_req, allow ...). Whatever has to hold everywhere is said in every location that says
+anything of its kind.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.wsgi.fleet.plugins.module_utils.plan import site_options
+
+# A directory of nginx's package, which is root's: nginx makes its own in there.
+_CACHES = "/var/lib/nginx"
+_VISITOR = "wsgi_visitor"
+_YEAR = 31536000
+_STALE = "error timeout updating http_500 http_502 http_503 http_504"
+Entries = Iterable[tuple[str, str]]
+
+
+def quoted(text: str) -> str:
+    """Write a text as one word of nginx's configuration."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def variable(key: str) -> str:
+    """Return nginx's variable that holds a key of a request."""
+    kind, _, name = key.partition(":")
+    if kind == "header":
+        return _header("http", name)
+    return f"$cookie_{name}" if kind == "cookie" else {"uri": "$request_uri", "host": "$host"}.get(key, "$remote_addr")
+
+
+def _header(kind: str, name: str) -> str:
+    return f"${kind}_" + name.lower().replace("-", "_")
+
+
+def view(site: Mapping[str, Any], modules: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a site, checked and with its defaults, in nginx's words."""
+    made = _View(site, modules)
+    made.add_cors()
+    made.add_headers()
+    balance = made.balance()
+    locations = made.locations()
+    if made.caches:
+        made.headers.append(["X-Cache-Status", "$upstream_cache_status"])
+    snippet = made.snippet(site["name"], site["snippet"]) if site["snippet"] else ""
+    return {
+        "id": made.id,
+        "scheme": made.scheme,
+        "balance": balance,
+        "retry": made.retry(),
+        "blocks": made.blocks,
+        "zones": made.zones,
+        "headers": made.headers,
+        "canonical": made.canonical(),
+        "locations": locations,
+        "static": made.static(locations[0]["access"]),
+        "snippet": snippet,
+        "files": made.files,
+        "caches": made.caches,
+    }
+
+
+class _View:
+    """Collects what one site needs outside and inside of its server block."""
+
+    def __init__(self, site: Mapping[str, Any], modules: Sequence[str]) -> None:
+        self.site = site
+        self.modules = modules
+        self.id = "site_" + site["name"].replace("-", "_")
+        self.scheme = f"${self.id}_scheme" if site["trusted_proxies"] else "$scheme"
+        self.blocks: list[dict[str, Any]] = []
+        self.zones: list[str] = []
+        self.headers: list[list[str]] = []
+        self.files: list[dict[str, Any]] = []
+        self.caches: list[str] = []
+
+    def block(self, kind: str, source: str, name: str, entries: Entries) -> str:
+        """Add a variable that follows from others; return it."""
+        made = f"${self.id}_{name}"
+        head = " ".join(word for word in (kind, source, made) if word)
+        self.blocks.append({"head": head, "entries": [" ".join(entry) for entry in entries]})
+        return made
+
+    def map(self, source: str, name: str, **entries: str) -> str:
+        """Add a map; its entry `empty` is that of the empty text."""
+        given = [("default", entries.pop("default", '""'))]
+        return self.block("map", source, name, [*given, *((_EMPTY.get(k, k), v) for k, v in entries.items())])
+
+    # its servers
+
+    def balance(self) -> str:
+        """Return how a server is chosen."""
+        upstream = self.site["upstream"]
+        if upstream["balance"] == "round_robin":
+            return ""
+        if upstream["balance"] == "random_two":
+            return "random two least_conn"
+        if upstream["balance"] == "hash":
+            return f"hash {self.hash_key(upstream['hash_by'])} consistent"
+        return str(upstream["balance"])
+
+    def hash_key(self, key: str) -> str:
+        """Give visitors a cookie of nginx's own; who lacks another key is told apart by address."""
+        if key != "visitor":
+            return self.or_address("hash_key", key, "$remote_addr")
+        cookie = f"$cookie_{_VISITOR}"
+        secure = self.map(self.scheme, "visitor_secure", https='"; Secure"')
+        given = quoted(f"{_VISITOR}=$request_id; Path=/; HttpOnly; SameSite=Lax{secure}")
+        self.headers.append(["Set-Cookie", self.map(cookie, "visitor_cookie", empty=given)])
+        return self.map(cookie, "visitor", default=cookie, empty="$request_id")
+
+    def or_address(self, name: str, key: str, address: str) -> str:
+        """Return a key, or the client's address where the request has none: leaving it out is no way round."""
+        if key == "address":
+            return address
+        if key in ("uri", "host"):
+            return variable(key)
+        return self.map(variable(key), name, default=variable(key), empty=address)
+
+    def retry(self) -> list[str]:
+        """Return when the next server is asked, how often and for how long."""
+        retry = self.site["upstream"]["retry"]
+        conditions = [*retry["conditions"], *(["non_idempotent"] if retry["non_idempotent"] else [])]
+        # a server that does not take connections is soon passed over; a slow answer is not asked for again
+        usual = min(3 * self.site["proxy_connect_timeout"], self.site["proxy_read_timeout"])
+        return [
+            f"proxy_next_upstream {' '.join(conditions) if retry['conditions'] else 'off'}",
+            f"proxy_next_upstream_tries {retry['tries']}",
+            f"proxy_next_upstream_timeout {retry.get('timeout', usual)}s",
+        ]
+
+    # what every answer says
+
+    def add_headers(self) -> None:
+        """Add security headers, for answers in which the application does not say them itself."""
+        given = site_options.DEFAULT_HEADERS if self.site["default_headers"] else {}
+        named = {name.lower(): (name, value) for name, value in (*given.items(), *self.site["headers"].items())}
+        for number, (name, value) in enumerate(named[lower] for lower in sorted(named)):
+            if value:
+                own = _header("upstream_http", name)
+                self.headers.append([name, self.map(own, f"header_{number}", empty=quoted(value))])
+        hsts = self.site["hsts"]
+        if hsts:
+            words = [f"max-age={hsts['max_age']}"]
+            words += ["includeSubDomains"] if hsts["include_subdomains"] else []
+            words += ["preload"] if hsts["preload"] else []
+            own = _header("upstream_http", "Strict-Transport-Security")
+            said = self.block(
+                "map", f"{self.scheme}:{own}", "hsts", [("default", '""'), ("https:", quoted("; ".join(words)))]
+            )
+            self.headers.append(["Strict-Transport-Security", said])
+
+    def add_cors(self) -> None:
+        """Add what tells browsers which other origins may: the request's, when it is one of them."""
+        cors = self.site["cors"]
+        if not cors["origins"]:
+            return
+        entries = [("default", '"*"'), ('""', '""')]
+        if "*" not in cors["origins"]:
+            entries = [("default", '""'), *map(_origin, cors["origins"])]
+        origin = self.block("map", "$http_origin", "origin", entries)
+        credentials, exposed = "true" if cors["credentials"] else "", ", ".join(cors["expose_headers"])
+        self.headers += [
+            ["Access-Control-Allow-Origin", origin],
+            [
+                "Access-Control-Allow-Credentials",
+                self.map(origin, "credentials", default=quoted(credentials), empty='""'),
+            ],
+            ["Access-Control-Expose-Headers", self.map(origin, "expose_headers", default=quoted(exposed), empty='""')],
+            ["Vary", "Origin"],
+        ]
+        asked = f"$request_method:$http_access_control_request_method:{origin}"
+        self.block("map", asked, "preflight", [("default", '""'), ('"~^OPTIONS:[^:]+:."', "1")])
+
+    # what a location allows
+
+    def limits(self, limits: Mapping[str, Any], name: str) -> list[str]:
+        """Return how much one client may ask."""
+        if not limits["requests"] and not limits["connections"]:
+            return []
+        size, lines = limits["zone_size"], []
+        free = '""'
+        if limits["allow"]:
+            free = self.block("geo", "", f"{name}_free", [("default", "0"), *((net, "1") for net in limits["allow"])])
+        for number, limit in enumerate(limits["requests"]):
+            zone = f"{name}_requests_{number}"
+            key = self.limit_key(zone, limit["key"], free)
+            self.zones.append(f"limit_req_zone {key} zone={self.id}_{zone}:{size} rate={limit['rate']}")
+            lines.append(f"limit_req zone={self.id}_{zone}{_burst(limit)}")
+        for number, limit in enumerate(limits["connections"]):
+            zone = f"{name}_connections_{number}"
+            key = self.limit_key(zone, limit["key"], free)
+            self.zones.append(f"limit_conn_zone {key} zone={self.id}_{zone}:{size}")
+            lines.append(f"limit_conn {self.id}_{zone} {limit['max']}")
+        for kind in ("req", "conn"):
+            lines.append(f"limit_{kind}_status {limits['status']}")
+            lines += [f"limit_{kind}_dry_run on"] if limits["dry_run"] else []
+        return lines
+
+    def limit_key(self, zone: str, key: str, free: str) -> str:
+        """Return what requests are counted by; empty, they are not. nginx takes no other variable for a zone it has."""
+        counted = self.or_address(f"{zone}_by", key, "$binary_remote_addr")
+        return self.map(free, f"{zone}_key", default=counted, **({"1": '""'} if free != '""' else {}))
+
+    def access(self, access: Mapping[str, Any], name: str) -> list[str]:
+        """Return who may ask at all."""
+        lines = [f"deny {net}" for net in access["deny"]] + [f"allow {net}" for net in access["allow"]]
+        lines += ["deny all"] if access["allow"] else []
+        if access["users"]:
+            path = f"wsgi-fleet/users/{self.site['name']}-{name}"
+            content = "".join(f"{user}:{word}\n" for user, word in sorted(access["users"].items()))
+            # every request is checked by a worker, which is not root
+            self.files.append({"path": path, "content": content, "group": "www-data", "mode": "0640", "secret": True})
+            lines += [f"auth_basic {quoted(access['realm'])}", f"auth_basic_user_file {path}"]
+        lines += ["satisfy any"] if access["satisfy"] == "any" else []
+        return lines
+
+    def cache(self, cache: Mapping[str, Any], name: str) -> list[str]:
+        """Return what is answered from earlier answers. The release is part of the key: a new one starts anew."""
+        if not cache:
+            return []
+        release = self.site["release"]
+        zone = f"{self.id}_{name}"
+        self.caches.append(f"cache_{zone}")
+        self.zones.append(
+            f"proxy_cache_path {_CACHES}/cache_{zone} levels=1:2 keys_zone={zone}:10m "
+            f"max_size={cache['max_size']} inactive=1d use_temp_path=off"
+        )
+        key = ["$realpath_root"] if release else []
+        key += [f"{self.scheme}://$wsgi_fleet_host$request_uri", *map(variable, cache["key"])]
+        passing = [_header("http", name) for name in ("Authorization", *cache["bypass_headers"])]
+        passing += ["$http_cookie" if name == "*" else f"$cookie_{name}" for name in cache["bypass_cookies"]]
+        return [
+            *([f"root {release}"] if release else []),
+            f"proxy_cache {zone}",
+            f"proxy_cache_key {quoted('|'.join(key))}",
+            f"proxy_cache_valid {' '.join(map(str, cache['statuses']))} {cache['seconds']}s",
+            f"proxy_cache_bypass {' '.join(passing)}",
+            f"proxy_no_cache {' '.join(passing)}",
+            # one request fetches, the others wait for it or get what there was
+            "proxy_cache_lock on",
+            "proxy_cache_revalidate on",
+            *([f"proxy_cache_use_stale {_STALE}", "proxy_cache_background_update on"] if cache["stale"] else []),
+        ]
+
+    # locations
+
+    def locations(self) -> list[dict[str, Any]]:
+        """Return all locations that ask the servers: the site's, those that stay open, and those served otherwise."""
+        site = self.site
+        rules = {
+            "limits": self.limits(site["limits"], "site"),
+            "access": self.access(site["access"], "site"),
+            "cache": self.cache(site["cache"], "site"),
+        }
+        found = [self.location("/", rules)]
+        if site["maintenance"]["switch"] or site["canonical"] or site["paths"] or any(rules.values()):
+            # whoever asks how the application is shall hear it from the application
+            for path in dict.fromkeys(site["maintenance"]["open_paths"]):
+                found.append({**self.location(f'= "{path}"', {}), "open": True})
+        for number, path in enumerate(site["paths"]):
+            name = f"path_{number}"
+            own = dict(rules)
+            for kind, make in (("limits", self.limits), ("access", self.access), ("cache", self.cache)):
+                if kind in path:
+                    own[kind] = make(path[kind], name)
+            match = f'{"= " if path["match"] == "exact" else ""}"{path["path"]}"'
+            found.append(self.location(match, own, path, name))
+        return found
+
+    def location(
+        self, match: str, rules: Mapping[str, list[str]], own: Mapping[str, Any] | None = None, name: str = ""
+    ) -> dict[str, Any]:
+        """Return one location: its rules, and what it says otherwise than its site."""
+        own = own or {}
+        flows = own.get("streaming") or own.get("websocket")
+        lines = [*rules.get("limits", []), *rules.get("access", []), *([] if flows else rules.get("cache", []))]
+        lines += [f"client_max_body_size {own['client_max_body_size']}"] if "client_max_body_size" in own else []
+        for timeout in ("proxy_connect_timeout", "proxy_send_timeout", "proxy_read_timeout"):
+            # what flows may say nothing for long
+            seconds = own.get(timeout, 3600 if flows and timeout != "proxy_connect_timeout" else 0)
+            lines += [f"{timeout} {seconds}s"] if seconds else []
+        lines += ["proxy_buffering off", "proxy_request_buffering off", "gzip off"] if flows else []
+        heads = ["Upgrade $http_upgrade", "Connection $wsgi_fleet_connection"] if own.get("websocket") else []
+        if any(line.startswith("auth_basic ") for line in lines):
+            heads.append("Authorization $wsgi_fleet_authorization")  # the password was for nginx
+        snippet = self.snippet(f"{self.site['name']}-{name}", own["snippet"]) if own.get("snippet") else ""
+        return {
+            "match": match,
+            "open": False,
+            "access": rules.get("access", []),
+            "lines": lines,
+            "proxy_headers": heads,
+            "snippet": snippet,
+        }
+
+    def snippet(self, name: str, text: str) -> str:
+        """Add a file of the operator's own words, which nginx then blames by its name."""
+        path = f"wsgi-fleet/snippets/{name}.conf"
+        self.files.append({"path": path, "content": text.rstrip("\n") + "\n"})
+        return path
+
+    def canonical(self) -> str:
+        """Return where clients are sent that name another host of the site."""
+        site = self.site
+        if not site["canonical"]:
+            return ""
+        # a proxy in front has ports of its own
+        usual = site["trusted_proxies"] or (site["http_port"] == 80 and site["https_port"] == 443)
+        return f"{self.scheme}://{site['canonical']}{'' if usual else ':$server_port'}$request_uri"
+
+    def static(self, access: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the folders that nginx serves itself; what a new page asks for may be in the next release still."""
+        base, found = self.site["release"].rpartition("/")[0], []
+        for number, folder in enumerate(self.site["static"]):
+            in_release = "release" in folder
+            age = _YEAR if folder["immutable"] else folder.get("max_age", 3600)
+            directory = f"{base}/current/src/{folder['release']}" if in_release else f"{base}/shared/{folder['shared']}"
+            found.append(
+                {
+                    "path": folder["path"],
+                    "directory": directory,
+                    "next": f"{base}/next/src" if in_release else "",
+                    "rewrite": f'"^{re.escape(folder["path"])}(.*)$" "/{folder.get("release")}/$1"',
+                    "name": f"@{self.id}_static_{number}",
+                    "lines": [
+                        *access,
+                        "gzip_static on",
+                        *(["brotli_static on"] if "brotli_static" in self.modules else []),
+                    ],
+                    "age": f'"public, max-age={age}{", immutable" if folder["immutable"] else ""}"',
+                }
+            )
+        return found
+
+
+_EMPTY = {"empty": '""'}
+
+
+def _burst(limit: Mapping[str, Any]) -> str:
+    burst, delay = limit["burst"], limit.get("delay", limit["burst"])
+    if not burst:
+        return ""
+    return f" burst={burst}" + (" nodelay" if delay == burst else f" delay={delay}" if delay else "")
+
+
+def _origin(origin: str) -> tuple[str, str]:
+    scheme, wildcard, rest = origin.partition("://*.")
+    if not wildcard:
+        return quoted(origin), quoted(origin)
+    return f'"~^{scheme}://(?:[a-z0-9-]+[.])+{rest.replace(".", "[.]")}$"', "$http_origin"
