@@ -11,11 +11,15 @@ description:
   - The record has to be right already, see P(wsgi.fleet.nginx_problems#filter).
 version_added: 0.1.0
 author: The wsgi.fleet maintainers
-positional: modules
+positional: caches, modules
 options:
   _input:
     description: A record as C(nginx_sites) of the role P(wsgi.fleet.nginx#role) has it, with all defaults filled in.
     type: dict
+    required: true
+  caches:
+    description: Directory for what is cached.
+    type: str
     required: true
   modules:
     description: Names of nginx's modules that the host has besides the usual ones.
@@ -25,7 +29,7 @@ options:
 """
 
 EXAMPLES = r"""
-site: "{{ __nginx_site | wsgi.fleet.nginx_view }}"
+site: "{{ __nginx_site | wsgi.fleet.nginx_view('/var/lib/nginx') }}"
 """
 
 RETURN = r"""
@@ -41,10 +45,10 @@ from ansible_collections.wsgi.fleet.plugins.module_utils import nginx_view as ma
 from ansible_collections.wsgi.fleet.plugins.module_utils.plan import site_options
 
 
-def nginx_view(site: Mapping[str, Any], modules: Sequence[str] = ()) -> dict[str, Any]:
+def nginx_view(site: Mapping[str, Any], caches: str, modules: Sequence[str] = ()) -> dict[str, Any]:
     """See DOCUMENTATION."""
     read = site_options.read_site(site)
-    return {**read, "view": made.view(read, modules)}
+    return {**read, "view": made.view(read, caches, modules)}
 
 
 class FilterModule:

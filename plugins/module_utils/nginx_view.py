@@ -14,8 +14,6 @@ from typing import Any
 
 from ansible_collections.wsgi.fleet.plugins.module_utils.plan import site_options
 
-# A directory of nginx's package, which is root's: nginx makes its own in there.
-_CACHES = "/var/lib/nginx"
 _VISITOR = "wsgi_visitor"
 _YEAR = 31536000
 _STALE = "error timeout updating http_500 http_502 http_503 http_504"
@@ -39,9 +37,9 @@ def _header(kind: str, name: str) -> str:
     return f"${kind}_" + name.lower().replace("-", "_")
 
 
-def view(site: Mapping[str, Any], modules: Sequence[str] = ()) -> dict[str, Any]:
+def view(site: Mapping[str, Any], caches: str, modules: Sequence[str] = ()) -> dict[str, Any]:
     """Return a site, checked and with its defaults, in nginx's words."""
-    made = _View(site, modules)
+    made = _View(site, caches, modules)
     made.add_cors()
     made.add_headers()
     balance = made.balance()
@@ -69,8 +67,9 @@ def view(site: Mapping[str, Any], modules: Sequence[str] = ()) -> dict[str, Any]
 class _View:
     """Collects what one site needs outside and inside of its server block."""
 
-    def __init__(self, site: Mapping[str, Any], modules: Sequence[str]) -> None:
+    def __init__(self, site: Mapping[str, Any], directory: str, modules: Sequence[str]) -> None:
         self.site = site
+        self.directory = directory
         self.modules = modules
         self.id = "site_" + site["name"].replace("-", "_")
         self.scheme = f"${self.id}_scheme" if site["trusted_proxies"] else "$scheme"
@@ -229,7 +228,7 @@ class _View:
         zone = f"{self.id}_{name}"
         self.caches.append(f"cache_{zone}")
         self.zones.append(
-            f"proxy_cache_path {_CACHES}/cache_{zone} levels=1:2 keys_zone={zone}:10m "
+            f"proxy_cache_path {self.directory}/cache_{zone} levels=1:2 keys_zone={zone}:10m "
             f"max_size={cache['max_size']} inactive=1d use_temp_path=off"
         )
         key = ["$realpath_root"] if release else []
@@ -272,6 +271,12 @@ class _View:
                     own[kind] = make(path[kind], name)
             match = f'{"= " if path["match"] == "exact" else ""}"{path["path"]}"'
             found.append(self.location(match, own, path, name))
+        taken = {location["match"] for location in found}
+        for path in site["paths"]:
+            bare = f'= "{path["path"][:-1]}"'
+            if path["match"] == "prefix" and path["path"].endswith("/") and bare not in taken:
+                # nginx would send clients on to the one with the slash, which is the application's to say
+                found.append(self.location(bare, rules))
         return found
 
     def location(

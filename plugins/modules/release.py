@@ -219,6 +219,17 @@ options:
         description: How many complete releases to keep.
         type: int
         default: 5
+      public:
+        description:
+          - Directories of the source that everybody on the host may read, such as a web server.
+          - The rest of a release stays closed.
+        type: list
+        elements: str
+        default: []
+      public_shared:
+        description: Whether the group C(www-data) may pass through the application's shared directory, without listing it.
+        type: bool
+        default: false
   removed:
     description:
       - Applications that V(state=finished) takes away on purpose. What this module did not make is not touched.
@@ -407,6 +418,8 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.release.host import (
     Host,
     find_interpreter,
     is_complete,
+    is_published,
+    publish,
     read_marker,
     remove_release,
 )
@@ -537,9 +550,20 @@ def built(host: Host, jobs: list[Job], all_jobs: list[Job], bad: str) -> dict[st
             continue
         if (previous != job.id or not job.id) and host.act(f"{name}: next: {previous or 'none'} -> {label}"):
             host.set_link(name, "next", job.id)
+        publish_releases(host, job.app)
         apps[name] = {"id": job.id or None, "previous": previous, "source": job.description, "built": not exists}
     result = {"apps": apps, "wanted": wanted, "lacks": lacks, "settled": not wanted and settled(host, jobs, all_jobs)}
     return {**result, "wheel_lists": places, "stored": host.store.names()} if places else result
+
+
+def publish_releases(host: Host, app: App) -> None:
+    """Let the web server read what it serves of a release, as the record says it now."""
+    directory = host.root / app.name / "releases"
+    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+        if is_complete(path) and not is_published(path, app.public):
+            what = ", ".join(app.public) or "nothing"
+            if host.act(f"{app.name}: let everybody read of release {path.name}: {what}"):
+                publish(path, app.public)
 
 
 def lacks_something(host: Host, job: Job) -> bool:
@@ -657,6 +681,8 @@ def arguments() -> dict[str, Any]:
         "probes": {"type": "list", "elements": "dict", "options": TARGET},
         "health_timeout": {"type": "int", "default": 30},
         "keep_releases": {"type": "int", "default": 5},
+        "public": {"type": "list", "elements": "str", "default": []},
+        "public_shared": {"type": "bool", "default": False},
     }
     return {
         "state": {"type": "str", "choices": list(STATES), "default": "built"},

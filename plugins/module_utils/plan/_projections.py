@@ -56,9 +56,18 @@ def app_apps(plan: Plan, host: str) -> Records:
             if app["trial"]
             else [],
             "probes": live_probes(plan, host, app),
+            **_public(app),
         }
         for app in _apps(plan, host)
     ]
+
+
+def _public(app: dict[str, Any]) -> dict[str, Any]:
+    """Return what nginx must be allowed to read."""
+    folders = app["nginx"]["static"]
+    public = sorted({folder["release"] for folder in folders if "release" in folder})
+    shared = any("shared" in folder for folder in folders)
+    return {**({"public": public} if public else {}), **({"public_shared": True} if shared else {})}
 
 
 def migrating(plan: Plan, host: str, hosts: Sequence[str], only: Sequence[str] = ()) -> list[str]:

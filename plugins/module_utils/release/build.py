@@ -21,7 +21,14 @@ from urllib.parse import urlsplit
 
 from ansible.module_utils.urls import open_url
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import ReleaseError, scrub, suggest_fix
-from ansible_collections.wsgi.fleet.plugins.module_utils.release.host import PASSED_ON, Host, remove_release, seal, sync
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.host import (
+    PASSED_ON,
+    Host,
+    publish,
+    remove_release,
+    seal,
+    sync,
+)
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.identity import (
     MARKER,
     describe,
@@ -120,6 +127,7 @@ class Builder:
             installed = self.installed()
             host.stop_builder()
             seal(self.release, grp.getgrnam(self.app.name).gr_gid)
+            publish(self.release, self.app.public)
             self.mark(installed)
         except BaseException:
             host.stop_builder()

@@ -50,6 +50,7 @@ OUR_NAMES = frozenset({"releases", "shared", "current", "next", ".current.new", 
 # The directories above a release may be passed through by anybody and listed by nobody but root and the application:
 # the builder must get to the release that it builds. The release itself is closed to all but the application.
 PASSAGE = 0o751
+WEB_GROUP = "www-data"
 
 
 # What only the module release asks for.
@@ -161,7 +162,9 @@ class Host:
         account = self.ensure_user(app.name, home, f"runs the application {app.name}")
         self.ensure_directory(self.root / app.name, 0, account.gid, PASSAGE)
         self.ensure_directory(self.root / app.name / "releases", 0, account.gid, PASSAGE)
-        self.ensure_directory(home, account.uid, account.gid, 0o750)
+        # The web server may get to what lies in there, but not see what that is.
+        web = group_id(WEB_GROUP) if app.public_shared else account.gid
+        self.ensure_directory(home, account.uid, web, 0o710 if app.public_shared else 0o750)
         # Root's: supervisord opens the logs as root, and must not find a link there that the application has made.
         self.ensure_directory(self.logs / app.name, 0, group_id("adm"), 0o750)
 
@@ -407,3 +410,35 @@ def seal(release: Path, gid: int) -> None:
                 os.chmod(name, 0o750, dir_fd=handle)  # noqa: S103 - the group is the application
     os.chown(release, 0, gid)
     release.chmod(0o750)
+
+
+def is_published(release: Path, public: Sequence[str]) -> bool:
+    """Whether everybody can get to these directories of a release, or to none."""
+    if stat.S_IMODE(release.stat().st_mode) != (PASSAGE if public else 0o750):
+        return False
+    return all(path.stat().st_mode & 0o005 == 0o005 for path in _public(release, public))
+
+
+def publish(release: Path, public: Sequence[str]) -> None:
+    """Let everybody read these directories of the source, and nothing else of the release.
+
+    The way to them is opened last: what is interrupted before shows as not done.
+    """
+    for directory in _public(release, public):
+        for _directory, _names, files, handle in os.fwalk(directory, topdown=False, follow_symlinks=False):
+            for name in files:
+                if stat.S_ISREG(os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode):
+                    os.chmod(name, 0o644, dir_fd=handle)
+            os.fchmod(handle, 0o755)
+        for path in directory.parents:
+            if path == release:
+                break
+            path.chmod(PASSAGE)
+    release.chmod(PASSAGE if public else 0o750)
+
+
+def _public(release: Path, public: Sequence[str]) -> list[Path]:
+    source = release / "src"
+    inside = [path for path in (source / name for name in public) if path.is_dir()]
+    # a link may lead anywhere, and the source is somebody else's
+    return [path for path in inside if path.resolve() == source.resolve() / path.relative_to(source)]

@@ -79,6 +79,8 @@ class App:
     probes: Sequence[Mapping[str, Any]] = ()
     health_timeout: int = 30
     keep_releases: int = 5
+    public: tuple[str, ...] = ()
+    public_shared: bool = False
 
 
 def parse_app(record: Mapping[str, Any], secrets: Optional[Mapping[str, str]] = None) -> App:
@@ -116,6 +118,8 @@ def parse_app(record: Mapping[str, Any], secrets: Optional[Mapping[str, str]] = 
         probes=tuple(record.get("probes") or ()),
         health_timeout=int(record.get("health_timeout") or 30),
         keep_releases=int(record.get("keep_releases") or 5),
+        public=tuple(record.get("public") or ()),
+        public_shared=bool(record.get("public_shared")),
     )
 
 
@@ -139,6 +143,10 @@ def app_record(app: App) -> dict[str, Any]:
     for key in ("check", "serve", "migrate", "probes"):
         if getattr(app, key):
             record[key] = list(getattr(app, key))
+    if app.public:
+        record["public"] = list(app.public)
+    if app.public_shared:
+        record["public_shared"] = True
     if app.hooks:
         record["hooks"] = dict(app.hooks)
     record["health_timeout"] = app.health_timeout
@@ -214,6 +222,9 @@ def _record_problems(record: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{key}: one of them holds a password; the index and its password belong in app_uv_environment"
             elif key == "packages" and (not value.strip() or value.lstrip().startswith("-") or "\n" in value):
                 yield f"packages: {value!r} is not a requirement such as 'gunicorn==27.0.1'"
+    for value in record.get("public") or []:
+        if not isinstance(value, str) or not safe_relative(value):
+            yield f"public: {value!r} is not a directory inside the source"
     for key in ("check", "serve", "migrate"):
         if not _is_command(record.get(key) or []):
             yield f"{key}: expected a command as a list of strings"

@@ -3,13 +3,13 @@
 # is nginx installed, which version (or which would be), is there IPv6, which self-signed certificate there is,
 # does systemd start nginx at boot, which configuration does the running one say that it has, what is in maintenance, which modules and caches there are.
 #
-# host.sh check|apply PACKAGES CONFIGURATION LOGS LOG_OWNER CERTIFICATE DAYS STATUS_PORT [SITE...] -- [SERVER_NAME...]
+# host.sh check|apply PACKAGES CONFIGURATION LOGS LOG_OWNER CERTIFICATE DAYS STATUS_PORT CACHES [SITE...] -- [SERVER_NAME...]
 set -eu
 umask 077
 export LC_ALL=C
 
-mode=$1 packages=$2 configuration=$3 logs=$4 log_owner=$5 certificate=$6 days=$7 status_port=$8
-shift 8
+mode=$1 packages=$2 configuration=$3 logs=$4 log_owner=$5 certificate=$6 days=$7 status_port=$8 cached=$9
+shift 9
 changed=false
 
 installed=true
@@ -120,7 +120,7 @@ in_maintenance=$(sed -n 's/^\([a-z][a-z0-9_-]*\) .*; # \(since [0-9TZ: until-]*\
     "$configuration"/wsgi-fleet/maintenance/*.map 2>/dev/null | paste -s -d , | sed 's/,/, /g')
 
 # of all sites that were cached, those of today included
-caches=$(find /var/lib/nginx -mindepth 1 -maxdepth 1 -type d -name 'cache_site_*' -printf ' "%f",' 2>/dev/null || :)
+caches=$(find "$cached" -mindepth 1 -maxdepth 1 -type d -name 'cache_site_*' -printf ' "%f",' 2>/dev/null || :)
 
 printf '{"changed": %s, "installed": %s, "version": "%s", "ipv6": %s, "certificate": "%s", "enabled": %s, "running": "%s", "maintenance": "%s", "modules": [%s], "caches": [%s]}\n' \
     "$changed" "$installed" "$version" "$ipv6" "$fingerprint" "$enabled" "$running" "$in_maintenance" \

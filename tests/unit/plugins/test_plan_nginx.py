@@ -107,6 +107,8 @@ def test_what_is_cached_or_served_from_a_release_is_so_beside_it():
     assert [path["path"] for path in inner["paths"] if "cache" in path] == ["/news"]
     # the health path is the application's to answer, whatever is cached
     assert inner["maintenance"] == {"switch": False, "open_paths": ["/healthz"]}
+    [app] = fleet.app_apps(made, "app1")
+    assert (app["public"], app["public_shared"]) == (["build/static"], True)
     alone = sites(plan(nginx, []), "app1")["shop"]
     assert {key: alone[key] for key in ("cache", "static", "release")} == {
         key: inner[key] for key in ("cache", "static", "release")

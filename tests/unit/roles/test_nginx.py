@@ -368,11 +368,26 @@ def host(
     argv = ["sh", "-s", "--", mode, packages, directory / "etc", directory / "log", owner, directory / "tls/pair.pem"]
     program = (ROLE / "files/host.sh").read_bytes()
     run = subprocess.run(
-        [*argv, str(days), str(port), "shop", "--", *names], input=program, check=True, capture_output=True
+        [*argv, str(days), str(port), directory / "cached", "shop", "--", *names],
+        input=program,
+        check=True,
+        capture_output=True,
     )
     answer = json.loads(run.stdout)
     assert isinstance(answer, dict)
     return answer
+
+
+def test_what_was_cached_and_what_others_have_enabled_is_told(tmp_path: Path) -> None:
+    for name in ("cache_site_shop_site", "cache_site_a_path_0", "proxy"):
+        (tmp_path / "cached" / name).mkdir(parents=True)
+    found = host(tmp_path)
+    assert sorted(found["caches"]) == ["cache_site_a_path_0", "cache_site_shop_site"]
+    assert "brotli_static" not in found["modules"]
+    enabled = tmp_path / "etc/modules-enabled"
+    enabled.mkdir(parents=True)
+    (enabled / "50-mod-http-brotli-static.conf").touch()
+    assert "brotli_static" in host(tmp_path)["modules"]
 
 
 def openssl(*argv: str | Path) -> str:
