@@ -227,7 +227,7 @@ options:
         elements: str
         default: []
       public_shared:
-        description: Whether the group C(www-data) may pass through the application's shared directory, without listing it.
+        description: Whether the group C(www-data) may pass through the shared directory, without listing it.
         type: bool
         default: false
   removed:
