@@ -44,6 +44,10 @@ def view(site: Mapping[str, Any], caches: str, modules: Sequence[str] = ()) -> d
     made.add_headers()
     balance = made.balance()
     locations = made.locations()
+    if site["client_ca"]:
+        made.files.append(
+            {"path": f"wsgi-fleet/clients/{site['name']}.crt", "content": site["client_ca"].strip() + "\n"}
+        )
     if made.caches:
         made.headers.append(["X-Cache-Status", "$upstream_cache_status"])
     snippet = made.snippet(site["name"], site["snippet"]) if site["snippet"] else ""
@@ -57,7 +61,7 @@ def view(site: Mapping[str, Any], caches: str, modules: Sequence[str] = ()) -> d
         "headers": made.headers,
         "canonical": made.canonical(),
         "locations": locations,
-        "static": made.static(locations[0]["access"]),
+        "static": made.static(locations[0]),
         "snippet": snippet,
         "files": made.files,
         "caches": made.caches,
@@ -253,9 +257,10 @@ class _View:
     def locations(self) -> list[dict[str, Any]]:
         """Return all locations that ask the servers: the site's, those that stay open, and those served otherwise."""
         site = self.site
-        rules = {
+        rules: dict[str, Any] = {
             "limits": self.limits(site["limits"], "site"),
             "access": self.access(site["access"], "site"),
+            "certificate": site["access"]["certificate"],
             "cache": self.cache(site["cache"], "site"),
         }
         found = [self.location("/", rules)]
@@ -266,6 +271,8 @@ class _View:
         for number, path in enumerate(site["paths"]):
             name = f"path_{number}"
             own = dict(rules)
+            if "access" in path:
+                own["certificate"] = path["access"]["certificate"]
             for kind, make in (("limits", self.limits), ("access", self.access), ("cache", self.cache)):
                 if kind in path:
                     own[kind] = make(path[kind], name)
@@ -280,7 +287,7 @@ class _View:
         return found
 
     def location(
-        self, match: str, rules: Mapping[str, list[str]], own: Mapping[str, Any] | None = None, name: str = ""
+        self, match: str, rules: Mapping[str, Any], own: Mapping[str, Any] | None = None, name: str = ""
     ) -> dict[str, Any]:
         """Return one location: its rules, and what it says otherwise than its site."""
         own = own or {}
@@ -299,6 +306,7 @@ class _View:
         return {
             "match": match,
             "open": False,
+            "certificate": bool(rules.get("certificate")),
             "access": rules.get("access", []),
             "lines": lines,
             "proxy_headers": heads,
@@ -320,7 +328,7 @@ class _View:
         usual = site["trusted_proxies"] or (site["http_port"] == 80 and site["https_port"] == 443)
         return f"{self.scheme}://{site['canonical']}{'' if usual else ':$server_port'}$request_uri"
 
-    def static(self, access: Sequence[str]) -> list[dict[str, Any]]:
+    def static(self, site: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the folders that nginx serves itself; what a new page asks for may be in the next release still."""
         base, found = self.site["release"].rpartition("/")[0], []
         for number, folder in enumerate(self.site["static"]):
@@ -330,12 +338,13 @@ class _View:
             found.append(
                 {
                     "path": folder["path"],
+                    "certificate": site["certificate"],
                     "directory": directory,
                     "next": f"{base}/next/src" if in_release else "",
                     "rewrite": f'"^{re.escape(folder["path"])}(.*)$" "/{folder.get("release")}/$1"',
                     "name": f"@{self.id}_static_{number}",
                     "lines": [
-                        *access,
+                        *site["access"],
                         "gzip_static on",
                         *(["brotli_static on"] if "brotli_static" in self.modules else []),
                     ],

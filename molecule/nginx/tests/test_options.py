@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
+import contextlib
+import http.client
 import json
 import socket
+import ssl
 import time
 from collections import Counter
 
 import pytest
 from probes import fetch, wait_until
-from serving import asked, where
+from serving import CACHE, asked, where
 
 
 @pytest.fixture
@@ -272,6 +275,32 @@ def test_passwords(address, headers, status):
 def test_hashes_are_for_nginx_only(host):
     file = host.file("/etc/nginx/wsgi-fleet/users/private-site")
     assert (file.user, file.group, file.mode) == ("root", "www-data", 0o640)
+
+
+def showing(address, client, path="/"):
+    """The status for a client that shows a certificate in the TLS handshake, or none."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if client:
+        context.load_cert_chain(CACHE / f"client-of-{client}.pem", CACHE / f"client-of-{client}.key")
+    connection = http.client.HTTPSConnection("known.example.com", context=context, timeout=10)
+    connection.sock = context.wrap_socket(
+        socket.create_connection((address, 443), 10), server_hostname="known.example.com"
+    )
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        return connection.getresponse().status
+
+
+def test_certificates_of_clients(address):
+    assert showing(address, "ca") == 200
+    assert showing(address, "other") == 400
+    assert showing(address, None) == 403
+    assert showing(address, None, "/hook") == showing(address, None, "/healthz") == 200
+    assert fetch(address, "known.example.com").status == 403  # over HTTP nobody can show one
+    # and other sites of the port ask for none
+    assert fetch(address, "shop.example.com", tls=True).status == 200
 
 
 # caches

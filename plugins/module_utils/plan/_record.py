@@ -6,7 +6,7 @@ import re
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from . import _gunicorn
+from . import _gunicorn, site_options
 from ._checks import (
     Field,
     Fields,
@@ -187,6 +187,7 @@ def _check_site(record: dict[str, Any], where: Where) -> None:
             if missing
             else "is of use with balance hash only; set that, or leave it out"
         )
+    site_options.check_certificates(nginx, where)
     domains, canonical = record["domains"] or (), nginx.get("canonical")
     if canonical and canonical.startswith("*"):
         where.at("canonical").fail(f"is {show(canonical)}; clients cannot be sent to a wildcard, give one name")

@@ -23,6 +23,7 @@ from ._checks import (
     show,
     string,
 )
+from ._values import check_pem
 
 NAME_OF_HEADER = r"[A-Za-z0-9_-]+"
 # As it may stand in quotes in nginx's configuration.
@@ -215,6 +216,7 @@ _ACCESS: Fields = {
     "users": Field(_check_users, {}),
     "realm": Field(string("a few words", r'[^"\\$\x00-\x1f\x7f]+'), "Restricted"),
     "satisfy": Field(choice("all", "any"), "all"),
+    "certificate": Field(boolean, False),
 }
 
 
@@ -348,6 +350,7 @@ SITE: Fields = {
     "headers": Field(check_headers, {}),
     "limits": Field(check_limits),
     "access": Field(check_access),
+    "client_ca": Field(check_pem("CERTIFICATE", secret=False)),
     "cache": Field(check_cache),
     "paths": Field(check_paths, []),
     "static": Field(check_static, []),
@@ -359,8 +362,27 @@ _OF_ROLE: Fields = {
     "canonical": Field(string("a host name", r"[A-Za-z0-9_.-]+"), ""),
     "hsts": Field(check_hsts, {}),
     "cache": Field(check_cache, {}),
+    "client_ca": Field(check_pem("CERTIFICATE", secret=False), ""),
     "snippet": Field(_SNIPPET, ""),
 }
+
+
+def check_certificates(site: Mapping[str, Any], where: Where) -> None:
+    """Check that clients' certificates are asked for where they can be given, and not in vain."""
+    asking = [("access", site.get("access") or {})]
+    asking += [(f"paths[{index}].access", path.get("access") or {}) for index, path in enumerate(site["paths"] or ())]
+    wanted = [place for place, access in asking if access.get("certificate")]
+    given = bool(site.get("client_ca"))
+    if wanted and not given:
+        where.at(wanted[0]).at("certificate").fail("needs client_ca: the CA's certificate as PEM text; give it")
+    if given and not wanted:
+        where.at("client_ca").fail(
+            "is of no use while nothing asks for it; set access.certificate, for all or for a path"
+        )
+    if given and site["tls"] and site["tls"]["mode"] in ("off", False):
+        where.at("client_ca").fail(
+            "is given, but tls.mode is off, so no client can show a certificate; set one of them"
+        )
 
 
 def find_problems(site: Mapping[str, Any]) -> list[str]:
@@ -385,6 +407,7 @@ def _read_site(site: Mapping[str, Any], where: Where) -> dict[str, Any]:
         where.at("upstream").at("hash_by").fail("belongs to balance hash, and that needs it; give both or none")
     elif upstream["balance"] == "hash":
         HASH_BY(upstream["hash_by"], where.at("upstream").at("hash_by"))
+    check_certificates({**read, "tls": site["tls"]}, where)
     if read["static"] and not site["release"]:
         where.at("release").fail("is missing; static needs the link to the application's live release")
     if site["release"]:
@@ -401,7 +424,7 @@ _ALL_THE_WAY = (
 
 def edge_options(nginx: dict[str, Any], release: str) -> dict[str, Any]:
     """Return what a site says to clients, as role nginx takes it; `release` is the app's link, where it runs here."""
-    names = ("headers", "hsts", "canonical", "limits", "access", "snippet")
+    names = ("headers", "hsts", "canonical", "limits", "access", "client_ca", "snippet")
     paths = [{name: path[name] for name in path if release or name != "cache"} for path in nginx["paths"]]
     return {
         **{name: nginx[name] for name in names if nginx.get(name)},

@@ -29,6 +29,7 @@ SITE: dict[str, Any] = {
     "hsts": {},
     "limits": {},
     "access": {},
+    "client_ca": "",
     "cache": {},
     "paths": [],
     "static": [],

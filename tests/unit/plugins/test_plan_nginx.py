@@ -41,7 +41,9 @@ GIVEN: dict[str, Any] = {
         "users": {"ann": HASH},
         "realm": "Shop",
         "satisfy": "any",
+        "certificate": True,
     },
+    "client_ca": "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
     "snippet": "location = /x { return 204; }",
 }
 PATHS: list[dict[str, Any]] = [
@@ -276,6 +278,22 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (
         {"access": {"users": {"a:b": HASH}}},
         "access.users: has a name that is none; use letters, digits and signs, but no colon, space, or # first",
+    ),
+    (
+        {"access": {"certificate": True}},
+        "access.certificate: needs client_ca: the CA's certificate as PEM text; give it",
+    ),
+    (
+        {"paths": [{"path": "/a", "access": {"certificate": True}}]},
+        "paths[0].access.certificate: needs client_ca: the CA's certificate as PEM text; give it",
+    ),
+    (
+        {"client_ca": PEM("CERTIFICATE")},
+        "client_ca: is of no use while nothing asks for it; set access.certificate, for all or for a path",
+    ),
+    (
+        {"client_ca": PEM("CERTIFICATE"), "access": {"certificate": True}, "tls": {"mode": "off"}},
+        "client_ca: is given, but tls.mode is off, so no client can show a certificate; set one of them",
     ),
     ({"cache": {"statuses": [200]}}, "cache.seconds: is missing; give for how many seconds an answer is kept"),
     (
