@@ -48,12 +48,18 @@ def view(site: Mapping[str, Any], caches: str, modules: Sequence[str] = ()) -> d
         made.files.append(
             {"path": f"wsgi-fleet/clients/{site['name']}.crt", "content": site["client_ca"].strip() + "\n"}
         )
+    http3 = site["http3"] and site["tls"]["mode"] not in ("off", False) and "http_v3" in modules
+    if http3:
+        made.headers.append(
+            ["Alt-Svc", made.map("$https", "http3", on=quoted(f'h3=":{site["https_port"]}"; ma=86400'))]
+        )
     if made.caches:
         made.headers.append(["X-Cache-Status", "$upstream_cache_status"])
     snippet = made.snippet(site["name"], site["snippet"]) if site["snippet"] else ""
     return {
         "id": made.id,
         "scheme": made.scheme,
+        "http3": http3,
         "balance": balance,
         "retry": made.retry(),
         "blocks": made.blocks,

@@ -187,6 +187,7 @@ NGINX: Fields = {
     "max_fails": Field(integer(0, 65535), 3),
     "fail_timeout": Field(_SECONDS, 10),
     "http2": Field(boolean, True),
+    "http3": Field(boolean, False),
     "https_redirect": Field(boolean),
     "canonical": Field(check_domain),
     "hsts": Field(check_hsts),

@@ -291,6 +291,7 @@ def _edge_site(app: dict[str, Any], http_port: int, servers: Records, own: bool)
         **_site(app),
         "http_port": http_port,
         "http2": nginx["http2"],
+        **({"http3": True} if nginx["http3"] and nginx["tls"]["mode"] != "off" else {}),
         "https_redirect": nginx["https_redirect"],
         "tls": nginx["tls"],
         "maintenance": _maintenance(app),
@@ -371,6 +372,8 @@ def ufw_rules(plan: Plan, host: str) -> Records:
             rules.append(_rule(port, "any", "http from anywhere"))
         if any(app["nginx"]["tls"]["mode"] != "off" for app in apps):
             rules.append(_rule(HTTPS_PORT, "any", "https from anywhere"))
+        if any(app["nginx"]["http3"] and app["nginx"]["tls"]["mode"] != "off" for app in apps):
+            rules.append({**_rule(HTTPS_PORT, "any", "http3 from anywhere"), "proto": "udp"})
     if known["inner"]:
         for balancer in plan["balancers"]:
             if balancer != host:

@@ -14,6 +14,7 @@ SITE: dict[str, Any] = {
     "http_port": 80,
     "https_port": 443,
     "http2": True,
+    "http3": False,
     "https_redirect": False,
     "tls": {"mode": "self_signed"},
     "upstream": {

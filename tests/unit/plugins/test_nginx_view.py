@@ -162,6 +162,21 @@ def test_what_flows_is_neither_kept_nor_held_back() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("changes", "modules", "offered"),
+    [
+        ({"http3": True}, ("http_v3",), True),
+        ({"http3": True}, (), False),
+        ({"http3": True, "tls": {"mode": "off"}}, ("http_v3",), False),
+        ({}, ("http_v3",), False),
+    ],
+)
+def test_http3_is_offered_where_nginx_has_it(changes: dict[str, Any], modules: tuple[str, ...], offered: bool) -> None:
+    made = view(modules, **changes)
+    assert made["http3"] is offered
+    assert ("Alt-Svc" in dict(made["headers"])) is offered
+
+
 def test_files_that_were_compressed_before_are_served_as_the_host_can() -> None:
     folder = {"path": "/static/", "release": "static"}
     for modules in ((), ("http_v3",), ("brotli_static",)):

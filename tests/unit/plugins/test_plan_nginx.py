@@ -155,6 +155,16 @@ def test_ways_to_balance():
     assert (inner["balance"], "hash_by" in inner, "retry" in inner) == ("round_robin", False, False)
 
 
+def test_http3_needs_its_own_door():
+    made = plan({"http3": True}, ["lb1"])
+    assert sites(made, "lb1")["shop"]["http3"] is True
+    assert "http3" not in sites(made, "app1")["shop"]
+    doors = {(rule["port"], rule["proto"]) for rule in fleet.ufw_rules(made, "lb1")}
+    assert doors == {(80, "tcp"), (443, "tcp"), (443, "udp")}
+    assert (443, "udp") not in {(rule["port"], rule["proto"]) for rule in fleet.ufw_rules(plan({}, ["lb1"]), "lb1")}
+    assert len(fleet.ufw_rules(plan({"http3": True, "tls": {"mode": "off"}}, ["lb1"]), "lb1")) == 1
+
+
 @pytest.mark.parametrize(("weight", "backup"), [(3, True), ("3", "True")], ids=["yaml", "ini"])
 def test_hosts_have_their_share(weight, backup):
     shares = {"app1": {"wsgi_weight": weight}, "app2": {"wsgi_backup": backup}}
