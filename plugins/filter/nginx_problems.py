@@ -161,6 +161,7 @@ class Sites:
         self.names: dict[str, int] = {}
         self.servers: dict[str, str] = {}
         self.pages: set[tuple[str, int]] = set()
+        self.proxied: dict[int, tuple[bool, str]] = {}
 
     def problems(self) -> Iterator[str]:
         """All problems of all sites, in their order."""
@@ -176,6 +177,7 @@ class Sites:
         yield from out_of_range("https_port", site["https_port"], *PORTS)
         if site["http_port"] in self.https_ports:
             yield f"http_port: {site['http_port']} is an https_port too; one port speaks one of the two"
+        yield from self.proxy_problems(site)
         yield from tls_problems(site)
         yield from upstream_problems(site["upstream"])
         yield from site_options.find_problems(site)
@@ -213,6 +215,13 @@ class Sites:
                 if key in self.servers:
                     yield f"server_names: {key} is given twice, first for {self.servers[key]}; give it to one site"
                 self.servers.setdefault(key, site["name"])
+
+    def proxy_problems(self, site: Mapping[str, Any]) -> Iterator[str]:
+        """A port that is to speak the PROXY protocol, and not to speak it."""
+        for port in ports_of(site):
+            other, name = self.proxied.setdefault(port, (site["proxy_protocol"], site["name"]))
+            if other != site["proxy_protocol"]:
+                yield f"proxy_protocol: differs from that of {name} on port {port}; say the same for a port"
 
     def page_problems(self, site: Mapping[str, Any]) -> Iterator[str]:
         """Pages for what is no error, or for one error twice."""

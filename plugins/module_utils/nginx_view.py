@@ -82,7 +82,8 @@ class _View:
         self.directory = directory
         self.modules = modules
         self.id = "site_" + site["name"].replace("-", "_")
-        self.scheme = f"${self.id}_scheme" if site["trusted_proxies"] else "$scheme"
+        # by the PROXY protocol, others say nothing of it
+        self.scheme = f"${self.id}_scheme" if site["trusted_proxies"] and not site["proxy_protocol"] else "$scheme"
         self.blocks: list[dict[str, Any]] = []
         self.zones: list[str] = []
         self.headers: list[list[str]] = []

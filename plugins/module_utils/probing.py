@@ -23,6 +23,7 @@ TARGET: dict[str, Any] = {
     "below": {"type": "int", "default": 400},
     "tls": {"type": "bool", "default": False},
     "verify": {"type": "bool", "default": True},
+    "proxy_protocol": {"type": "bool", "default": False},
 }
 
 
@@ -42,6 +43,8 @@ class Connection(http.client.HTTPConnection):
         else:
             port = target["port"] or (443 if target["tls"] else 80)
             self.sock = socket.create_connection((target["address"], port), self.timeout)
+        if target.get("proxy_protocol"):
+            self.sock.sendall(b"PROXY UNKNOWN\r\n")  # we speak for ourselves
         if target.get("tls"):
             context = ssl.create_default_context()
             if not target["verify"]:

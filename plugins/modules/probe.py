@@ -54,6 +54,10 @@ options:
         description: Whether the certificate must be trusted and match the host name.
         type: bool
         default: true
+      proxy_protocol:
+        description: Whether the server wants the PROXY protocol first.
+        type: bool
+        default: false
   timeout:
     description: Seconds that each target has, connecting included.
     type: float

@@ -11,10 +11,11 @@ import socket
 import ssl
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from probes import fetch, wait_until
-from serving import CACHE, asked, where
+from serving import CACHE, asked, inside, where
 
 
 @pytest.fixture
@@ -81,6 +82,37 @@ def test_requests_that_change_things_are_sent_again_where_that_is_said(host, add
     assert fetch(address, "impatient.example.com", "/status?500").status == 500
     line = wait_until(lambda: host.check_output("grep -F /status /var/log/nginx/impatient.access.log | tail -n 1"))
     assert line.count("127.0.0.1:9101") == 1  # there is no third server, and none is asked twice
+
+
+def through_a_proxy(address, port, client, path="/"):
+    """What a server answers when a proxy that passes bytes on says who the client is."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    connection = http.client.HTTPConnection("proxied.example.com", timeout=10)
+    connection.sock = socket.create_connection((address, port), 10)
+    connection.sock.sendall(f"PROXY TCP{6 if ':' in client else 4} {client} {client} 4711 {port}\r\n".encode())
+    if port == 8444:
+        connection.sock = context.wrap_socket(connection.sock, server_hostname="proxied.example.com")
+    with contextlib.closing(connection):
+        connection.request("GET", path, headers={"X-Forwarded-For": "203.0.113.1", "X-Forwarded-Proto": "gopher"})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())["headers"] if answer.status == 200 else {}
+
+
+@pytest.mark.parametrize(("port", "scheme"), [(8001, "http"), (8444, "https")])
+@pytest.mark.parametrize("client", ["192.0.2.1", "2001:db8::1"])
+def test_a_proxy_says_who_the_client_is_before_anything_else(host, address, port, scheme, client):
+    status, headers = through_a_proxy(address, port, client)
+    assert status == 200
+    assert (headers["x-forwarded-for"], headers["x-forwarded-proto"]) == (client, scheme)
+    assert through_a_proxy(address, port, "192.0.2.7")[0] == 403
+    # who does not is not heard, but for the host itself
+    with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError, ssl.SSLError)):
+        fetch(address, "proxied.example.com", port=port, tls=port == 8444)
+    if port == 8001:
+        for own in ("127.0.0.1", "::1"):
+            assert inside(host, port, "proxied.example.com", address=own)["headers"]["x-forwarded-for"] == own
 
 
 # headers
@@ -155,6 +187,30 @@ def test_paths_have_their_own_limits_of_size_and_time(address):
 def test_snippets_are_in_force(address):
     answer = fetch(address, "careful.example.com", "/teapot")
     assert (answer.status, answer.body) == (418, b"short and stout")
+
+
+def test_http3(host, address):
+    """Where the host's nginx has it; with a client that only Debian 13 brings."""
+    secure = fetch(address, "sticky.example.com", tls=True).headers.get("alt-svc")
+    sockets = host.check_output("ss -Hlnu 'sport = 443'")
+    if "--with-http_v3_module" not in host.check_output("nginx -V 2>&1"):
+        assert (secure, sockets) == (None, "")
+        return
+    assert secure == 'h3=":443"; ma=86400'
+    for name, tls in (("sticky.example.com", False), ("shop.example.com", True)):
+        assert "alt-svc" not in fetch(address, name, tls=tls).headers
+    host.check_output("dpkg -s python3-aioquic || apt-get install -y --no-install-recommends python3-aioquic")
+    program = (Path(__file__).parents[1] / "http3.py").read_text()
+
+    def ask(name, path):
+        return host.run("timeout 20 python3 -c %s %s %s %s", program, address, name, path)
+
+    status, _, body = ask("sticky.example.com", "/a?b").stdout.partition(" ")
+    seen = json.loads(body)
+    assert (status, seen["path"]) == ("200", "/a?b")
+    assert (seen["headers"]["host"], seen["headers"]["x-forwarded-proto"]) == ("sticky.example.com", "https")
+    # no other site of the port, and no unknown name
+    assert ask("other.example.com", "/").rc != 0
 
 
 # limits

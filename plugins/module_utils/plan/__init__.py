@@ -27,7 +27,17 @@ from ._projections import (
     wheelhouse_hosts,
 )
 from ._record import read_record
-from ._topology import allot_ports, check_backups, check_domains, check_hosts, http_port, lay_out, place, read_hosts
+from ._topology import (
+    allot_ports,
+    check_backups,
+    check_domains,
+    check_hosts,
+    check_protocols,
+    http_port,
+    lay_out,
+    place,
+    read_hosts,
+)
 
 __all__ = [
     "PlanError",
@@ -86,6 +96,7 @@ def _plan(apps: object, groups: Groups, hostvars: Mapping[str, Any]) -> tuple[di
     messages += wrong_hosts
     layout = lay_out(records, groups, messages)
     check_domains(records, layout, messages)
+    check_protocols(records, layout, messages)
     check_names(records, messages)
     ports = allot_ports(records, layout, hosts, messages)
     check_hosts(layout, hosts, messages)

@@ -195,6 +195,7 @@ NGINX: Fields = {
     "maintenance_page": Field(string("the text of the page (a lookup of the file will do)")),
     "cors": Field(_check_cors),
     "tls": Field(_check_tls, {"mode": "self_signed"}),
+    "proxy_protocol": Field(boolean, False),
     **SITE,
 }
 _LOG = string("the absolute path of a file, or NONE", r"/.+|NONE")

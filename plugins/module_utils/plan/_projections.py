@@ -291,6 +291,7 @@ def _edge_site(app: dict[str, Any], http_port: int, servers: Records, own: bool)
         **_site(app),
         "http_port": http_port,
         "http2": nginx["http2"],
+        **({"proxy_protocol": True} if nginx["proxy_protocol"] else {}),
         **({"http3": True} if nginx["http3"] and nginx["tls"]["mode"] != "off" else {}),
         "https_redirect": nginx["https_redirect"],
         "tls": nginx["tls"],

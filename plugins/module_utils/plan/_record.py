@@ -188,6 +188,8 @@ def _check_site(record: dict[str, Any], where: Where) -> None:
             else "is of use with balance hash only; set that, or leave it out"
         )
     site_options.check_certificates(nginx, where)
+    if nginx["proxy_protocol"] and not nginx["trusted_proxies"]:
+        where.at("proxy_protocol").fail(site_options.PROXIED)
     domains, canonical = record["domains"] or (), nginx.get("canonical")
     if canonical and canonical.startswith("*"):
         where.at("canonical").fail(f"is {show(canonical)}; clients cannot be sent to a wildcard, give one name")

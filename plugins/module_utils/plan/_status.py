@@ -21,10 +21,13 @@ def edge_probes(plan: Plan, host: str) -> list[dict[str, Any]]:
         return []
     targets = []
     for name in plan["apps"] if known["balancer"] else known["apps"]:
-        mode = plan["apps"][name]["nginx"]["tls"]["mode"]
+        nginx = plan["apps"][name]["nginx"]
+        mode = nginx["tls"]["mode"]
         target = _target(plan["apps"][name], known["address"], HTTP_PORT if known["balancer"] else known["http_port"])
         if mode != "off":
             target |= {"port": HTTPS_PORT, "tls": True, "verify": mode != "self_signed"}
+        if nginx["proxy_protocol"]:
+            target["proxy_protocol"] = True
         targets.append(target)
     return targets
 

@@ -270,6 +270,22 @@ def _free_port(name: str, taken: set[int]) -> int:
     raise ValueError("no port is left")  # more apps than ports
 
 
+def check_protocols(records: Sequence[dict[str, Any]], layout: Layout, messages: list[str]) -> None:
+    """Refuse apps that meet at one port, of which one wants the PROXY protocol there and another does not."""
+    seen: list[tuple[str, bool, list[str]]] = []
+    for record in records:
+        name, proxied = record["name"], (record["nginx"] or {}).get("proxy_protocol")
+        if proxied is None:
+            continue
+        for other, differs, hosts in seen:
+            shared = layout.balancers or sorted(set(layout.apps[name]) & set(hosts))
+            if differs != proxied and shared:
+                where = Where(messages, f"app {name}", "nginx.proxy_protocol")
+                where.fail(f"differs from app {other}'s on host {shared[0]}; say the same for one port")
+                break
+        seen.append((name, proxied, layout.apps[name]))
+
+
 def check_domains(records: Sequence[dict[str, Any]], layout: Layout, messages: list[str]) -> None:
     """Refuse a domain of two apps that meet in one nginx."""
     owners: dict[str, list[str]] = {}

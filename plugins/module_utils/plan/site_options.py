@@ -344,6 +344,7 @@ def check_static(value: object, where: Where) -> list[Any] | None:
     return folders
 
 
+PROXIED = "is true, which needs trusted_proxies: who in front may say so; give their addresses"
 HASH_BY = key(_HASH_KEY)
 # What the record says of a site, and role nginx is told as it is.
 SITE: Fields = {
@@ -408,6 +409,8 @@ def _read_site(site: Mapping[str, Any], where: Where) -> dict[str, Any]:
     elif upstream["balance"] == "hash":
         HASH_BY(upstream["hash_by"], where.at("upstream").at("hash_by"))
     check_certificates({**read, "tls": site["tls"]}, where)
+    if site["proxy_protocol"] and not read["trusted_proxies"]:
+        where.at("proxy_protocol").fail(PROXIED)
     if read["static"] and not site["release"]:
         where.at("release").fail("is missing; static needs the link to the application's live release")
     if site["release"]:

@@ -37,6 +37,7 @@ SITE: dict[str, Any] = {
     "release": "",
     "snippet": "",
     "trusted_proxies": [],
+    "proxy_protocol": False,
     "client_max_body_size": "10m",
     "proxy_connect_timeout": 5,
     "proxy_send_timeout": 60,
@@ -63,6 +64,15 @@ def problems(
     *sites: dict[str, Any], status_port: int = 8079, days: int = 825, system: str | None = "Debian"
 ) -> list[str]:
     return nginx_problems(sites, status_port, days, system, ["Debian"])
+
+
+def test_a_port_speaks_one_protocol() -> None:
+    proxied = site(proxy_protocol=True, trusted_proxies=["192.0.2.1"])
+    other = site(name="blog", server_names=["blog.example.com"], http_port=8080)
+    assert problems(proxied, other) == [
+        "nginx_sites[1] (blog): proxy_protocol: differs from that of shop on port 443; say the same for a port"
+    ]
+    assert problems(proxied, {**other, "https_port": 8443}) == []
 
 
 def test_right_records_are_taken() -> None:

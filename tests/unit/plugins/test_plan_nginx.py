@@ -11,6 +11,7 @@ import pytest
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.wsgi.fleet.plugins.module_utils import plan as fleet
+from ansible_collections.wsgi.fleet.plugins.module_utils.plan._status import edge_probes
 
 ROOT = Path(__file__).parents[3]
 HOSTS = {name: {"ansible_host": f"192.0.2.{number}"} for number, name in enumerate(("app1", "app2", "lb1", "lb2"), 1)}
@@ -153,6 +154,24 @@ def test_ways_to_balance():
     assert (upstream["balance"], upstream["hash_by"], upstream["retry"]) == ("hash", "visitor", retry)
     inner = sites(plan(nginx, ["lb1"]), "app1")["shop"]["upstream"]
     assert (inner["balance"], "hash_by" in inner, "retry" in inner) == ("round_robin", False, False)
+
+
+def test_the_proxy_protocol_is_spoken_at_the_edge_and_to_it():
+    made = plan({"proxy_protocol": True, "trusted_proxies": ["198.51.100.7"]}, ["lb1"])
+    assert sites(made, "lb1")["shop"]["proxy_protocol"] is True
+    assert "proxy_protocol" not in sites(made, "app1")["shop"]
+    assert [target["proxy_protocol"] for target in edge_probes(made, "lb1")] == [True]
+    assert "proxy_protocol" not in edge_probes(plan({}, ["lb1"]), "lb1")[0]
+
+
+def test_applications_of_one_port_speak_one_protocol():
+    shop = {**SHOP, "nginx": {"proxy_protocol": True, "trusted_proxies": ["198.51.100.7"]}}
+    api = {**SHOP, "name": "api", "domains": ["api.example.com"]}
+    differs = "app api: nginx.proxy_protocol: differs from app shop's on host {}; say the same for one port"
+    for balancers, hosts, host in ((["lb1"], ["app2"], "lb1"), ([], ["linux_apps"], "app1"), ([], ["app2"], "")):
+        groups = {"linux_apps": ["app1", "app2"], "balancers": balancers}
+        found = fleet.find_errors([{**shop, "hosts": ["app1"]}, {**api, "hosts": hosts}], groups, HOSTS)
+        assert found == ([differs.format(host)] if host else [])
 
 
 def test_http3_needs_its_own_door():
@@ -311,6 +330,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "cache.bypass_headers[0]: is 'X A', must be the name of a header",
     ),
     ({"trusted_proxies": ["lb.example.com"]}, f"trusted_proxies[0]: is 'lb.example.com', {NETWORK}"),
+    (
+        {"proxy_protocol": True},
+        "proxy_protocol: is true, which needs trusted_proxies: who in front may say so; give their addresses",
+    ),
     ({"paths": [{"path": "upload"}]}, "paths[0].path: is 'upload', must be a path such as \"/upload/\""),
     ({"paths": [{"path": "/"}]}, 'paths[0].path: is "/", which is the whole site; give its keys on the site'),
     (
