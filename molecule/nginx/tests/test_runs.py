@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
-from probes import connects, fetch
+from probes import connects, fetch, wait_until
 from runs import each, file_on
 from serving import CERTIFICATE, KEY, certificate, digest, is_refused, where
 
@@ -13,11 +14,14 @@ NEW = {
     "name": "new",
     "server_names": ["new.example.com"],
     "upstream": {"servers": [{"address": "127.0.0.1:9101"}]},
+    "limits": {"requests": [{"rate": "1r/m"}]},
+    "paths": [{"path": "/cached", "cache": {"seconds": 60}}],
 }
 GIVEN = {
     **NEW,
     "name": "given",
     "server_names": ["given.example.com"],
+    "limits": {},
     "tls": {"mode": "files", "certificate": CERTIFICATE.read_text(), "key": KEY.read_text()},
 }
 
@@ -59,7 +63,15 @@ def test_sites_come_and_go_without_a_restart(hosts, play):
             assert "given.key" in run.said
             assert not [line for line in KEY.read_text().splitlines()[1:-1] if line in run.said + run.errors]
 
-        again = play(more_sites=[NEW, GIVEN])
+        # what is counted can change, which nginx refuses for a zone that it has
+        by_key = {**NEW, "limits": {"requests": [{"rate": "1r/m", "key": "header:X-Key"}]}}
+        assert min(play(more_sites=[by_key, GIVEN]).changes()) >= 2
+        for host in hosts:
+            codes = [fetch(where(host), "new.example.com", headers={"X-Key": key}).status for key in "aab"]
+            assert codes == [200, 429, 200]
+            assert host.file("/var/lib/nginx/cache_site_new_path_0").is_directory
+
+        again = play(more_sites=[by_key, GIVEN])
         assert again.changes() == [0, 0]
         # two are not the role's: its inclusion, the check of its variables
         assert max(again.recap("ok")) - 2 <= 7
@@ -69,6 +81,9 @@ def test_sites_come_and_go_without_a_restart(hosts, play):
             assert is_refused(where(host), "new.example.com")
             assert not host.file("/etc/nginx/sites-enabled/new.conf").exists
             assert not host.file("/etc/nginx/wsgi-fleet/tls/given.key").exists
+            assert host.check_output("ls -d /var/lib/nginx/cache_site_*").split() == [
+                f"/var/lib/nginx/cache_site_cached_{name}" for name in ("path_0", "site")
+            ]
             assert host.file(theirs).exists
             assert fetch(where(host), "theirs.example.com").text == "theirs"
     assert each(master, hosts) == masters
@@ -78,6 +93,9 @@ BAD = [
     {
         "(new): server_names: no name is no host name; give one like": {"server_names": ["no name"]},
         "shop.example.com on port 80 is given twice, first for shop": {"server_names": ["shop.example.com"]},
+        "(new): limits.requests[0].rate: is '1/s'": {"limits": {"requests": [{"rate": "1/s"}]}},
+        "(new): access.allow[0]: is '10.0.0.1/8', which has bits": {"access": {"allow": ["10.0.0.1/8"]}},
+        "(new): canonical: www.example.com is not among server_names": {"canonical": "www.example.com"},
         "(new): cors: credentials with the origin *": {"cors": {"origins": ["*"], "credentials": True}},
     },
     {"server_nmaes": {"server_nmaes": ["a.example.com"]}, "http_port": {"http_port": "eighty"}},
@@ -117,6 +135,44 @@ def test_a_certificate_that_is_none_stops_the_change(hosts, play):
         assert "/etc/nginx/wsgi-fleet/tls/new.key" in said
     for host in hosts:
         assert fetch(where(host), "secure.example.com", tls=True).status == 200
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_snippet_that_is_none_stops_the_change(hosts, play):
+    before = each(digest, hosts)
+    wrong = {**GIVEN, "paths": [{"path": "/a", "snippet": "}\nlocation /b {"}]}
+    for said in play(more_sites=[wrong]).refusals():
+        assert "/etc/nginx/wsgi-fleet/snippets/given-path_0.conf:1" in said
+    assert each(digest, hosts) == before
+    assert each(shop_status, hosts) == [200, 200]
+
+
+@pytest.mark.usefixtures("restored")
+def test_what_the_host_has_is_used_and_logs_can_be_json(hosts, play):
+    """A module that others have installed."""
+    file, package = "/srv/cached/current/src/build/static/big.css.br", "libnginx-mod-http-brotli-static"
+    try:
+        for host in hosts:
+            host.check_output("apt-get install -y %s && echo as-brotli > %s", package, file)
+        assert min(play(nginx_log_format="json").changes()) >= 2
+        for host in hosts:
+            headers = {"Accept-Encoding": "gzip, br", "User-Agent": 'a "b" \\ ü'}
+            answer = fetch(where(host), "cached.example.com", "/static/big.css", headers=headers)
+            assert (answer.headers["content-encoding"], answer.text) == ("br", "as-brotli\n")
+            fetch(where(host), "limited.example.com", "/status?404", headers=headers)
+            log = "/var/log/nginx/limited.access.log"
+            line = wait_until(lambda: host.check_output("tail -n 1 %s | grep -F 'status?404'", log))
+            entry = json.loads(line)
+            assert (entry["status"], entry["request"]) == (404, "GET /status?404 HTTP/1.1")
+            assert (entry["upstream"], entry["upstream_status"], entry["host"]) == (
+                "127.0.0.1:9101",
+                "404",
+                "limited.example.com",
+            )
+            assert entry["agent"].startswith('a "b" \\ ')
+    finally:
+        for host in hosts:
+            host.check_output("rm -f %s && apt-get purge -y %s", file, package)
 
 
 @pytest.mark.usefixtures("restored")
