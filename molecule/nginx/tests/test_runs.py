@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from probes import connects, fetch, wait_until
+from probes import connects, fetch
 from runs import each, file_on
 from serving import CERTIFICATE, KEY, certificate, digest, is_refused, where
 
@@ -156,13 +156,12 @@ def test_what_the_host_has_is_used_and_logs_can_be_json(hosts, play):
             host.check_output("apt-get install -y %s && echo as-brotli > %s", package, file)
         assert min(play(nginx_log_format="json").changes()) >= 2
         for host in hosts:
-            headers = {"Accept-Encoding": "gzip, br", "User-Agent": 'a "b" \\ ü'}
+            headers = {"Accept-Encoding": "gzip, br", "User-Agent": 'a "b" \\'}
             answer = fetch(where(host), "cached.example.com", "/static/big.css", headers=headers)
             assert (answer.headers["content-encoding"], answer.text) == ("br", "as-brotli\n")
             fetch(where(host), "limited.example.com", "/status?404", headers=headers)
             log = "/var/log/nginx/limited.access.log"
-            line = wait_until(lambda: host.check_output("tail -n 1 %s | grep -F 'status?404'", log))
-            entry = json.loads(line)
+            entry = json.loads(host.check_output("tail -n 1 %s", log))
             assert (entry["status"], entry["request"]) == (404, "GET /status?404 HTTP/1.1")
             assert (entry["upstream"], entry["upstream_status"], entry["host"]) == (
                 "127.0.0.1:9101",
