@@ -245,7 +245,7 @@ class _View:
         key = ["$realpath_root"] if release else []
         key += [f"{self.scheme}://$wsgi_fleet_host$request_uri", *map(variable, cache["key"])]
         passing = [_header("http", name) for name in ("Authorization", *cache["bypass_headers"])]
-        passing += ["$http_cookie" if name == "*" else f"$cookie_{name}" for name in cache["bypass_cookies"]]
+        passing += ["$wsgi_fleet_cookie" if name == "*" else f"$cookie_{name}" for name in cache["bypass_cookies"]]
         return [
             *([f"root {release}"] if release else []),
             f"proxy_cache {zone}",

@@ -371,8 +371,9 @@ def test_answers_are_kept_and_differ_by_what_is_said(address):
     assert cached(address, path + "x")[0] == "MISS"
     assert cached(address, path, **{"Accept-Language": "de"})[0] == "MISS"
     assert cached(address, path)[0] == "HIT"
+    assert cached(address, path, Cookie="wsgi_visitor=1")[0] == "HIT"
     # what may be somebody's own is not kept, and not given to others
-    for headers in ({"Cookie": "a=b"}, login("ann", "secret")):
+    for headers in ({"Cookie": "a=b"}, {"Cookie": "wsgi_visitor=1; a=b"}, login("ann", "secret")):
         status, other = cached(address, path, **headers)
         assert (status, other > number) == ("BYPASS", True)
     assert cached(address, path) == ("HIT", number)
