@@ -185,6 +185,17 @@ def test_problems_and_lost_hosts_stop_all_others() -> None:
     assert "look at them first:\napp1: Run: FATAL" in _deploy.deploy_report(found, list(hostvars), hostvars)
 
 
+def test_release_is_blamed_only_where_every_host_could_build_it() -> None:
+    hostvars: dict[str, Any] = {
+        "app1": {"deploy_built": True},
+        "app2": {"deploy_built": True, "deploy_problem": "Ask what is live: shop: answered 500"},
+        "app3": {"deploy_built": True},  # lost since
+    }
+    assert _deploy.deploy_blame(list(hostvars), hostvars) == "app2: Ask what is live: shop: answered 500"
+    hostvars["app3"] = {"deploy_problem": "Build: No space left on device"}
+    assert _deploy.deploy_blame(list(hostvars), hostvars) == ""
+
+
 def test_access_logs_are_those_of_the_host_itself() -> None:
     assert _projections.access_logs(PLAN, "app1", ["shop"]) == {"shop": "/var/log/nginx/shop.access.log"}
     assert _projections.access_logs(PLAN, "both", ["shop"]) == {"shop": "/var/log/nginx/shop_inner.access.log"}
