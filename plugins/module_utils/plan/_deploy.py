@@ -106,7 +106,10 @@ def deploy_blame(hosts: Sequence[str], hostvars: Mapping[str, Any]) -> str:
 
 def deploy_report(problems: Sequence[str], hosts: Sequence[str], hostvars: Mapping[str, Any]) -> str:
     """Return what to tell the operator at the end of a deploy that failed."""
-    stuck = [f"{host}: {hostvars[host]['deploy_stuck']}" for host in hosts if "deploy_stuck" in hostvars[host]]
+    lost = "could not be reached any more; run the deploy again when it can, which brings it to where all others are"
+    stuck = [
+        f"{host}: {hostvars[host].get('deploy_stuck', lost)}" for host in hosts if "deploy_back" not in hostvars[host]
+    ]
     if not stuck:
         return "\n".join(["The deploy failed, and all hosts serve what was good before:", *problems])
     look = "These hosts did not get back to what was good before; look at them first:"

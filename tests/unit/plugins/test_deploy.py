@@ -180,7 +180,12 @@ def test_problems_and_lost_hosts_stop_all_others() -> None:
     assert _deploy.deploy_problems(list(hostvars), hostvars) == ["app2: Build: no space"]
     found = _deploy.deploy_problems(list(hostvars), hostvars, "deploy_ready")
     assert found == ["app2: Build: no space", "app3: could not be reached, or ended before it had to"]
+    report = _deploy.deploy_report(found, list(hostvars), hostvars)
+    assert "look at them first:\napp1: could not be reached any more" in report
+    for known in hostvars.values():
+        known["deploy_back"] = True
     assert "all hosts serve what was good" in _deploy.deploy_report(found, list(hostvars), hostvars)
+    del hostvars["app1"]["deploy_back"]
     hostvars["app1"]["deploy_stuck"] = "Run: FATAL"
     assert "look at them first:\napp1: Run: FATAL" in _deploy.deploy_report(found, list(hostvars), hostvars)
 
