@@ -8,6 +8,7 @@ import signal
 import subprocess
 
 import pytest
+import yaml
 from firewall import ad_hoc, apply, bridge_address, changes, command, kernel, name, replaced, restored
 from probes import ROOT, connects, wait_until
 
@@ -15,6 +16,7 @@ testinfra_hosts = ["ansible://debian13"]
 
 GUARD = "/var/lib/wsgi-fleet/ufw/guard"
 FEWER = {"ufw_rules": [{"port": 8001, "proto": "tcp"}], "ufw_fleet_rules": []}
+CONVERGED = yaml.safe_load((ROOT / "molecule/ufw/inventory/hosts.yml").read_text())["systems_under_test"]["vars"]
 NO_NEW_SSH = "-A ufw-before-input -p tcp --dport 22 -m conntrack --ctstate NEW -j DROP"
 
 
@@ -39,7 +41,7 @@ def test_change_is_confirmed_and_leaves_nothing(host, address):
 
 def test_rules_that_only_open_need_no_guard(host):
     """A guard costs a connection; a deployment that opens a port should not pay for it."""
-    more = [*host.ansible.get_variables()["ufw_rules"], {"port": 8019, "proto": "tcp"}]
+    more = [*CONVERGED["ufw_rules"], {"port": 8019, "proto": "tcp"}]
     undo = "/var/lib/wsgi-fleet/ufw/undo"
     with restored(host):
         host.check_output("rm %s", undo)
@@ -86,9 +88,8 @@ def test_rule_of_others_that_shuts_ssh(host, address):
     """It waits in before.rules for the next reload, which a new policy brings."""
     before = kernel(host)
     files = "cat /etc/ufw/user.rules /etc/ufw/user6.rules /etc/ufw/before.rules /etc/default/ufw /etc/ufw/ufw.conf"
-    host.check_output(
-        "cp /etc/ufw/before.rules /root/ && sed -i '/^# ok icmp codes for INPUT/i %s' /etc/ufw/before.rules", NO_NEW_SSH
-    )
+    host.check_output("cp /etc/ufw/before.rules /root/")
+    host.check_output("sed -i %s /etc/ufw/before.rules", f"/^# ok icmp codes for INPUT/i {NO_NEW_SSH}")
     texts = host.check_output(files)
     try:
         done = apply(host, ufw_default_incoming="reject", ufw_rules=[], ufw_guard_seconds=12)
@@ -137,16 +138,24 @@ def test_host_that_is_reached_by_ipv6_only(host, address, variables, message):
 
 def test_controller_dies_before_it_confirms(host, address):
     before = kernel(host)
+    slow = 'case "$*" in *--wait*) sleep 5 ;; esac; exec /usr/sbin/iptables-restore "$@"'
     environment, words = command(host, **FEWER, ufw_guard_seconds=10)
-    run = subprocess.Popen(
-        words, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        while run.poll() is None and not host.file(GUARD).exists:
-            pass
-        assert run.poll() is None
-    finally:
-        os.killpg(run.pid, signal.SIGKILL)
+    with replaced(host, "iptables-restore", slow):
+        run = subprocess.Popen(
+            words,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            wait_until(lambda: host.file(GUARD).exists, 60, "the guard")
+            assert run.poll() is None
+        finally:
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        wait_until(lambda: "8004" not in kernel(host), 20, "the change, which nobody sees any more")
     wait_until(lambda: is_settled(host), 40, "the host")
     assert kernel(host) == before
     assert [connects(address, port) for port in (22, 8004)] == ["open", "open"]

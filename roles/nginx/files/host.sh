@@ -3,7 +3,7 @@
 # is nginx installed, which version (or which would be), is there IPv6, which self-signed certificate there is,
 # does systemd start nginx at boot, which configuration does the running one say that it has, and what is in maintenance.
 #
-# host.sh check|apply PACKAGES CONFIGURATION LOGS LOG_OWNER CERTIFICATE DAYS STATUS_PORT [SITE...] -- [SERVER_NAME...]
+# host.sh check|apply PACKAGES CONFIGURATION LOGS LOG_OWNER CERTIFICATE DAYS STATUS_PORT [SITE...] -- [HOST_FILE...] -- [SERVER_NAME...]
 set -eu
 umask 077
 export LC_ALL=C
@@ -17,7 +17,9 @@ for package in $packages; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || installed=false
 done
 
-version=$(nginx -v 2>&1 | sed -n 's|^nginx version: nginx/\([0-9.]*\).*|\1|p')
+about=$(nginx -V 2>&1 || :)
+version=$(printf '%s\n' "$about" | sed -n 's|^nginx version: nginx/\([0-9.]*\).*|\1|p')
+openssl=$(printf '%s\n' "$about" | sed -n 's|^built with OpenSSL \([0-9.]*\).*|\1|p')
 [ -n "$version" ] || version=$(apt-cache policy nginx 2>/dev/null | sed -n 's/^  Candidate: \([0-9]*:\)*\([0-9.]*\).*/\2/p')
 
 ipv6=false
@@ -40,6 +42,18 @@ while [ "$1" != -- ]; do
             [ "$mode" = check ] || install -o "${log_owner%:*}" -g "${log_owner#*:}" -m 0640 /dev/null "$log"
         fi
     done
+    shift
+done
+shift
+
+# Certificates that somebody else keeps: until one is there, ours stands in for it.
+stand_ins=false
+while [ "$1" != -- ]; do
+    if [ ! -e "$1" ]; then
+        changed=true
+        stand_ins=true
+        [ "$mode" = check ] || { (umask 022 && mkdir -p "${1%/*}") && ln -sfn "$certificate" "$1"; }
+    fi
     shift
 done
 shift
@@ -112,5 +126,5 @@ running=$(timeout 5 bash -c "$ask" "$status_port" 2>/dev/null | tail -n 1 | grep
 in_maintenance=$(sed -n 's/^\([a-z][a-z0-9_-]*\) .*; # \(since [0-9TZ: until-]*\)$/\1 \2/p' \
     "$configuration"/wsgi-fleet/maintenance/*.map 2>/dev/null | paste -s -d , | sed 's/,/, /g')
 
-printf '{"changed": %s, "installed": %s, "version": "%s", "ipv6": %s, "certificate": "%s", "enabled": %s, "running": "%s", "maintenance": "%s"}\n' \
-    "$changed" "$installed" "$version" "$ipv6" "$fingerprint" "$enabled" "$running" "$in_maintenance"
+printf '{"changed": %s, "installed": %s, "version": "%s", "openssl": "%s", "stand_ins": %s, "ipv6": %s, "certificate": "%s", "enabled": %s, "running": "%s", "maintenance": "%s"}\n' \
+    "$changed" "$installed" "$version" "$openssl" "$stand_ins" "$ipv6" "$fingerprint" "$enabled" "$running" "$in_maintenance"

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -357,14 +357,23 @@ def answering(path: str, status: int, body: str) -> Iterator[int]:
 
 
 def host(
-    directory: Path, *names: str, mode: str = "apply", days: int = 825, packages: str = "", port: int = 1
+    directory: Path,
+    *names: str,
+    mode: str = "apply",
+    days: int = 825,
+    packages: str = "",
+    port: int = 1,
+    files: Sequence[Path] = (),
 ) -> dict[str, Any]:
     (directory / "log").mkdir(exist_ok=True)
     owner = f"{directory.owner()}:{directory.group()}"
     argv = ["sh", "-s", "--", mode, packages, directory / "etc", directory / "log", owner, directory / "tls/pair.pem"]
     program = (ROLE / "files/host.sh").read_bytes()
     run = subprocess.run(
-        [*argv, str(days), str(port), "shop", "--", *names], input=program, check=True, capture_output=True
+        [*argv, str(days), str(port), "shop", "--", *files, "--", *names],
+        input=program,
+        check=True,
+        capture_output=True,
     )
     answer = json.loads(run.stdout)
     assert isinstance(answer, dict)
