@@ -69,7 +69,7 @@ def days_left(certificate: bytes, now: float) -> Optional[int]:
 
 
 def _not_after(certificate: bytes) -> float:
-    """The end of its validity: the second time in the fifth part of what is signed, not counting an explicit version."""
+    """The end of its validity, which is the fourth field of what is signed, not counting an explicit version."""
     signed = _parts(_parts(certificate)[0][1])[0][1]
     fields = [content for tag, content in _parts(signed) if tag != 0xA0]
     _, (tag, text) = _parts(fields[3])

@@ -18,8 +18,8 @@ description:
     of this very run came in by. These rules stand before all others.
   - What the kernel has loaded is compared as well. Rules that somebody flushed are loaded again.
   - All rules of a family of addresses change at once. Nothing is ever reset.
-  - What switches the firewall on or tightens it is guarded. The host takes it back by itself, unless the run comes back by
-    a new connection in time and confirms it. That needs no control node; a reboot takes back what is not confirmed, too.
+  - What switches the firewall on or tightens it is guarded. The host takes it back by itself, unless the run comes back
+    by a new connection in time and confirms it. No control node is needed for that; a reboot takes it back as well.
   - The unit C(ufw.service) is enabled and started, so that the rules are loaded at boot.
   - Where the package ufw is missing or half installed, nothing is done, and RV(lacks) says so.
 attributes:
