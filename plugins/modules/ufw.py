@@ -290,11 +290,11 @@ def main() -> None:
     host = Host(module)
     guard = Guard(host)
     connection = ssh.ssh_connection(os.getpid())
-    if options["confirm"]:
-        module.exit_json(changed=False, **guard.confirm(options["confirm"], connection))
-
     sockets = ssh.read_sockets()
     ports = ssh.sshd_ports(sockets) | ({connection.port} if connection else set())
+    if options["confirm"]:
+        module.exit_json(changed=False, **guard.confirm(options["confirm"], ssh.came_by(os.getpid(), sockets, ports)))
+
     # root in a container may not look into the processes of others: there it is one of those who are logged in
     clients = [connection.client] if connection else ssh.peers(ports, sockets)
     errors = input_errors(options, host)
@@ -325,7 +325,7 @@ def main() -> None:
             actions.append("confirm what an earlier run changed")
         if actions and not module.check_mode:
             if options["guard_seconds"] and (guard.pending or firewall.tightens()):
-                name = firewall.guarded(guard, options["guard_seconds"], connection)
+                name = firewall.guarded(guard, options["guard_seconds"], ssh.came_by(os.getpid(), sockets, ports))
                 result["guard"] = {"name": name, "seconds": options["guard_seconds"]}
             else:
                 firewall.apply()

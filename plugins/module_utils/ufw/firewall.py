@@ -11,7 +11,6 @@ from .host import BEFORE, CONF, DEFAULTS, PROFILES, RULES, Host, read
 
 if TYPE_CHECKING:
     from .guard import Guard
-    from .ssh import Connection
 
 LOAD_AT_BOOT = "load the firewall at boot"
 
@@ -182,10 +181,10 @@ class Firewall:
             self.host.ufw("disable")
             raise UfwError(f"{error}. SSH would have been closed, so the firewall was switched off") from None
 
-    def guarded(self, guard: Guard, seconds: int, connection: Connection | None) -> str:
+    def guarded(self, guard: Guard, seconds: int, came_by: list[str]) -> str:
         """The same under guard: what fails is taken back at once. Returns the name of the change, to be confirmed."""
         with guard.alone():
-            name = guard.arm(seconds, [*RULES.values(), *BEFORE.values(), DEFAULTS, CONF], connection)
+            name = guard.arm(seconds, [*RULES.values(), *BEFORE.values(), DEFAULTS, CONF], came_by)
             try:
                 self.change()
                 guard.restart(name)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .host import Host
-    from .ssh import Connection
 
 HOME = Path("/var/lib/wsgi-fleet/ufw")
 BOOT_UNIT = Path("/etc/systemd/system/wsgi-fleet-ufw-guard.service")
@@ -71,11 +70,6 @@ WantedBy=multi-user.target
 OPEN = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"
 
 
-def spelled(connection: Connection | None) -> str:
-    """What tells a connection from another one; empty when it is not over the network."""
-    return f"{connection.client} {connection.client_port}" if connection else ""
-
-
 class Guard:
     """What is put aside, and the timer; all of it is on the host, none of it in this process."""
 
@@ -105,7 +99,7 @@ class Guard:
                     time.sleep(0.2)
             yield
 
-    def arm(self, seconds: int, files: list[Path], connection: Connection | None) -> str:
+    def arm(self, seconds: int, files: list[Path], came_by: list[str]) -> str:
         """Puts aside what is there now and sets the timer. Returns the name of the change.
 
         Where a change still waits for its confirmation, what it put aside is kept: that is what was good last.
@@ -131,7 +125,7 @@ class Guard:
             (self.home / "undo").write_text(UNDO)
             new.rename(self.here)
         (self.here / "name").write_text(f"{name}\n")
-        (self.here / "change.json").write_text(json.dumps({"by": spelled(connection)}))
+        (self.here / "change.json").write_text(json.dumps({"by": came_by}))
         BOOT_UNIT.write_text(BOOT)
         BOOT_LINK.parent.mkdir(exist_ok=True)
         BOOT_LINK.unlink(missing_ok=True)
@@ -169,15 +163,18 @@ class Guard:
         BOOT_UNIT.unlink(missing_ok=True)
         shutil.rmtree(self.here, ignore_errors=True)
 
-    def confirm(self, name: str, connection: Connection | None) -> dict[str, Any]:
-        """What a control node has achieved that says it came back: `confirmed`, or why not."""
+    def confirm(self, name: str, came_by: list[str]) -> dict[str, Any]:
+        """What a control node has achieved that says it came back: `confirmed`, or why not.
+
+        came_by: its connection; where that cannot be known, all that there are, and one of them must be new.
+        """
         with self.alone():
             if not self.pending or (self.here / "name").read_text().strip() != name:
                 undone = self.home / "undone" / "name"
                 taken_back = undone.exists() and undone.read_text().strip() == name
                 return {"confirmed": False, "why": "taken back" if taken_back else "another run"}
-            by = json.loads((self.here / "change.json").read_text())["by"]
-            if by and by == spelled(connection):
+            before = json.loads((self.here / "change.json").read_text())["by"]
+            if before and set(came_by) <= set(before):
                 return {"confirmed": False, "why": "same connection"}
             self._stop()
             self._forget()

@@ -52,6 +52,26 @@ def ssh_connection(pid: int, proc: Path = Path("/proc")) -> Connection | None:
     return None
 
 
+def came_by(pid: int, sockets: Iterable[Socket], ports: Iterable[int], proc: Path = Path("/proc")) -> list[str]:
+    """What tells the SSH connection that `pid` came by from others: client and its port. Empty without SSH.
+
+    Root in a container may not look into the processes of others; then it is one of all connections that there are.
+    """
+    connection = ssh_connection(pid, proc)
+    if connection:
+        return [f"{connection.client} {connection.client_port}"]
+    try:
+        parent = int((proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+        while parent > 1:
+            (proc / str(parent) / "environ").read_bytes()
+            parent = int((proc / str(parent) / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+    except PermissionError:
+        return sorted({known.client for known in sockets if known.state == ESTABLISHED and known.port in ports})
+    except OSError:  # ended
+        pass
+    return []
+
+
 @dataclass(frozen=True)
 class Socket:
     """A line of /proc/net/tcp or tcp6."""
@@ -61,6 +81,12 @@ class Socket:
     remote: str
     state: str
     inode: str
+    remote_port: int
+
+    @property
+    def client(self) -> str:
+        """The other end, spelled as in `came_by`."""
+        return f"{self.remote} {self.remote_port}"
 
 
 def read_sockets(proc: Path = Path("/proc")) -> list[Socket]:
@@ -74,8 +100,8 @@ def read_sockets(proc: Path = Path("/proc")) -> list[Socket]:
         for line in table.splitlines()[1:]:
             words = line.split()
             local, _, port = words[1].partition(":")
-            remote = words[2].partition(":")[0]
-            found.append(Socket(unpack(local), int(port, 16), unpack(remote), words[3], words[9]))
+            remote, _, remote_port = words[2].partition(":")
+            found.append(Socket(unpack(local), int(port, 16), unpack(remote), words[3], words[9], int(remote_port, 16)))
     return found
 
 

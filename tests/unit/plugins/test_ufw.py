@@ -555,7 +555,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-FIRST, SECOND = ssh.Connection("192.0.2.7", 22, 50001), ssh.Connection("192.0.2.7", 22, 50002)
+FIRST, SECOND = ["192.0.2.7 50001"], ["192.0.2.7 50002"]
 
 
 def test_guard_is_confirmed_by_a_new_connection_only(home: Path) -> None:
@@ -577,17 +577,25 @@ def test_guard_is_confirmed_by_a_new_connection_only(home: Path) -> None:
     assert host.ran[-1] == f"systemctl stop wsgi-fleet-ufw-guard-{name}.timer"
 
 
+def test_guard_where_nobody_knows_by_which_connection(home: Path) -> None:
+    """Then one must be there that was not there before."""
+    one = guard.Guard(FakeHost(), home)  # type: ignore[arg-type]
+    name = one.arm(30, [], [*FIRST, "192.0.2.8 1"])
+    assert one.confirm(name, ["192.0.2.8 1"])["why"] == "same connection"
+    assert one.confirm(name, ["192.0.2.8 1", *SECOND])["confirmed"]
+
+
 def test_guard_keeps_what_was_good_last(home: Path) -> None:
     rules = home / "rules"
     rules.write_text("good")
     one = guard.Guard(FakeHost(), home)  # type: ignore[arg-type]
-    first = one.arm(30, [rules], None)
+    first = one.arm(30, [rules], [])
     rules.write_text("never confirmed")
-    second = one.arm(30, [rules], None)
+    second = one.arm(30, [rules], [])
     assert first != second
     assert (home / "guard" / "files" / rules.relative_to("/")).read_text() == "good"
-    assert one.confirm(first, None) == {"confirmed": False, "why": "another run"}
-    assert one.confirm(second, None) == {"confirmed": True, "why": ""}
+    assert one.confirm(first, []) == {"confirmed": False, "why": "another run"}
+    assert one.confirm(second, []) == {"confirmed": True, "why": ""}
 
 
 # --- kernel
@@ -797,6 +805,45 @@ def test_ports_of_sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_process(tmp_path, 12, 10, name="sshd-session", title="sshd-session: ansible@notty", sockets="103 104")
     make_process(tmp_path, 13, 1, name="nginx", title="nginx: master", sockets="103")
     assert ssh.sshd_ports(ssh.read_sockets(tmp_path), tmp_path) == {22, 23, 2222}
+
+
+def test_by_which_connection_a_run_came(tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "tcp").write_text(TCP)
+    sockets = ssh.read_sockets(tmp_path)
+    make_process(tmp_path, 10, 1, environment="SSH_CONNECTION=192.0.2.9 51234 192.0.2.1 22")
+    make_process(tmp_path, 11, 10)
+    make_process(tmp_path, 12, 1)
+    make_process(tmp_path, 13, 12)
+    assert ssh.came_by(11, sockets, {22}, tmp_path) == ["192.0.2.9 51234"]
+    assert ssh.came_by(13, sockets, {22}, tmp_path) == []
+    (tmp_path / "12" / "environ").unlink()
+    (tmp_path / "12" / "environ").mkdir()  # cannot be read, whoever runs this test
+    assert ssh.came_by(13, sockets, {22}, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("clients", "sources", "ipv6", "message"),
+    [
+        (["192.0.2.7"], ["any"], False, None),
+        (["192.0.2.7"], ["192.0.2.0/24"], True, None),
+        (["2001:db8::7"], ["192.0.2.0/24", "2001:db8::/32"], True, None),
+        (["192.0.2.7", "2001:db8::7"], ["2001:db8::/32"], True, None),  # one of them may be us
+        ([], ["192.0.2.0/24"], False, None),
+        (["2001:db8::7"], ["192.0.2.0/24"], True, "ssh_from: this connection comes from 2001:db8::7, which is not in"),
+        (
+            ["2001:db8::7"],
+            ["any"],
+            False,
+            "ipv6: this connection comes from 2001:db8::7 over IPv6; do not switch IPv6 off",
+        ),
+        (["192.0.2.7"], [], True, "ssh_from: the list is empty"),
+        (["192.0.2.7"], ["lb1"], True, "ssh_from[0]: 'lb1' is no address"),
+    ],
+)
+def test_what_would_lock_this_run_out(clients: list[str], sources: list[str], ipv6: bool, message: str | None) -> None:
+    found = ssh.ssh_problems(clients, sources, ipv6)
+    assert [problem[: len(message or "")] for problem in found] == ([message] if message else [])
 
 
 def test_peers(tmp_path: Path) -> None:
