@@ -49,6 +49,9 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no type
             else:
                 if answer.get("confirmed"):
                     return ""
+                if answer.get("unreachable"):  # as some strategies say it
+                    problem = str(answer.get("msg"))
+                    continue
                 problem = self._judge(answer, problem)
                 if answer.get("why") != "same connection":
                     return problem
