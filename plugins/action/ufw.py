@@ -36,7 +36,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no type
     def _confirm(self, name: str, seconds: int, task_vars: Optional[dict[str, Any]]) -> str:
         """Comes back again and again, until the host says what became of the change. Returns what went wrong."""
         deadline = time.monotonic() + seconds + GRACE
-        problem = ""
+        problem, pause = "", 1
         while time.monotonic() < deadline:
             try:
                 # An open connection proves nothing: what is established passes any firewall.
@@ -49,13 +49,13 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no type
             else:
                 if answer.get("confirmed"):
                     return ""
-                if answer.get("unreachable"):  # as some strategies say it
-                    problem = str(answer.get("msg"))
-                    continue
-                problem = self._judge(answer, problem)
-                if answer.get("why") != "same connection":
+                unreachable = answer.get("unreachable", False)  # as some strategies say it
+                problem = str(answer.get("msg")) if unreachable else self._judge(answer, problem)
+                if not unreachable and answer.get("why") != "same connection":
                     return problem
-            time.sleep(1)
+            # Fewer than six in half a minute: a firewall that limits SSH counts those that it refuses, too.
+            time.sleep(pause)
+            pause = min(2 * pause, 16)
         return (
             f"The firewall was changed, and this host could not be reached by a new connection since ({problem}). "
             "It was to take the change back by itself; where it is still not reachable, look at it on its console."
