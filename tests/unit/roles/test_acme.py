@@ -158,10 +158,26 @@ def test_one_that_is_not_wanted_goes(host: Host) -> None:
     host.run()
     host.want(SHOP)
     assert host.due() == ["blog"]
-    assert host.run() == (0, ["removed: blog"])
+    assert host.run() == (0, ["reloaded", "removed: blog"])
     assert not (host.live / "blog.pem").exists()
     assert not (host.here / "lib" / "acme" / "certbot" / "live" / "blog").exists()
     assert host.due() == []
+
+
+def test_one_that_is_still_served_stays(host: Host) -> None:
+    host.want(BLOG, SHOP)
+    host.run()
+    host.settings(reload=f"test -e {host.live}/blog.pem")
+    host.want(SHOP.replace("www.", "shop2."))
+    code, said = host.run()
+    assert (code, said[0]) == (3, "got: shop")
+    assert said[1].startswith("missed: blog: is not wanted any more, but the web server still asks for it")
+    assert len(said) == 2
+    assert (host.live / "blog.pem").exists()
+    assert host.due() == ["blog"]
+    (host.live / "blog.pem").rename(host.live / ".blog.going")  # killed in the middle
+    assert host.run()[0] == 3
+    assert (host.live / "blog.pem").exists()
 
 
 def test_a_reload_that_failed_is_made_up_for(host: Host) -> None:
