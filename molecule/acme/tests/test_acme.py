@@ -5,20 +5,17 @@ from __future__ import annotations
 import functools
 import json
 import shlex
-import socket
-import ssl
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from certificates import SECRET, SSH, is_issued, served
 from probes import ROOT, ansible_environment, fetch, run_playbook, wait_until
 
 testinfra_hosts = ["ansible://systems_under_test"]
 
-SSH = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
 HOME = "/var/lib/wsgi-fleet/acme"
-SECRET = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
 
 
 def name(host):
@@ -44,21 +41,6 @@ def apply(host, *options, **variables):
     assert done.returncode == 0, done.stdout + done.stderr
     assert SECRET not in said
     return int(done.stdout.rpartition("changed=")[2].split()[0]), said
-
-
-def served(address, name):
-    """What openssl says of the certificate that a client is given."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    with socket.create_connection((address, 443), 5) as plain, context.wrap_socket(plain, server_hostname=name) as tls:
-        pem = ssl.DER_cert_to_PEM_cert(tls.getpeercert(binary_form=True))
-    asked = ["openssl", "x509", "-noout", "-issuer", "-serial", "-ext", "subjectAltName", "-text"]
-    return subprocess.run(asked, input=pem, capture_output=True, text=True, check=True).stdout
-
-
-def is_issued(text):
-    return "CN = Pebble Intermediate CA" in text or "CN=Pebble Intermediate CA" in text
 
 
 def serial(text):
