@@ -65,6 +65,7 @@ SIZE = re.compile(r"\d+[kKmMgG]?")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([A-Za-z0-9.:_\[\]-]+|\*(\.[a-z0-9-]+){2,}(:\d{1,5})?)")
 TOKEN = re.compile(r"[A-Za-z0-9_-]+")
 PATH = re.compile(r'/[^\x00-\x1f\x7f"\\]*')
+FILE = re.compile(r"/[A-Za-z0-9_./@-]+")
 HEADER = re.compile(r"([A-Za-z0-9_-]+|\*)")
 
 PORTS = (1, 65535)
@@ -88,7 +89,7 @@ def out_of_range(key: str, value: object, low: int, high: int) -> Iterator[str]:
 
 def has_https(site: Mapping[str, Any]) -> bool:
     """Whether the site has a certificate."""
-    return site["tls"]["mode"] in ("self_signed", "files")
+    return site["tls"]["mode"] in ("self_signed", "files", "host_file")
 
 
 def ports_of(site: Mapping[str, Any]) -> list[int]:
@@ -109,6 +110,10 @@ def tls_problems(site: Mapping[str, Any]) -> Iterator[str]:
         yield "tls: mode is files; give certificate and key, or set mode to self_signed"
     if tls["mode"] != "files" and any(given):
         yield f"tls: certificate and key are given, but mode is {tls['mode']}; set mode to files"
+    if (tls["mode"] == "host_file") != bool(tls.get("file")):
+        yield "tls: mode host_file and file belong together; give both, or none of them"
+    elif tls.get("file") and not fits(FILE, tls["file"]):
+        yield f"tls.file: {tls['file']} is no absolute path of plain characters; give one like /var/lib/x/shop.pem"
     if site["https_redirect"] and not has_https(site):
         yield "https_redirect: there is no HTTPS to go to, tls.mode is off; set https_redirect to false"
 

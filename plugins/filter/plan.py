@@ -49,6 +49,8 @@ class FilterModule:
             "gunicorn_instances": fleet.gunicorn_instances,
             "supervisor_programs": fleet.supervisor_programs,
             "nginx_sites": fleet.nginx_sites,
+            "nginx_challenges": fleet.nginx_challenges,
+            "acme_certificates": fleet.acme_certificates,
             "nginx_maintenance": nginx_maintenance,
             "maintenance_errors": fleet.maintenance_errors,
             "ufw_rules": fleet.ufw_rules,

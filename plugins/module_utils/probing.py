@@ -8,7 +8,8 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
-from typing import Any
+from datetime import datetime, timezone
+from typing import Any, Optional
 
 MAX_BODY = 1 << 20  # bytes; enough to see that a body arrives
 
@@ -24,6 +25,7 @@ TARGET: dict[str, Any] = {
     "tls": {"type": "bool", "default": False},
     "verify": {"type": "bool", "default": True},
     "proxy_protocol": {"type": "bool", "default": False},
+    "ca": {"type": "str"},
 }
 
 
@@ -33,6 +35,7 @@ class Connection(http.client.HTTPConnection):
     def __init__(self, target: Mapping[str, Any], timeout: float) -> None:
         super().__init__(target["host"], timeout=timeout)
         self.target = target
+        self.days_left: Optional[int] = None
 
     def connect(self) -> None:
         target = self.target
@@ -47,10 +50,49 @@ class Connection(http.client.HTTPConnection):
             self.sock.sendall(b"PROXY UNKNOWN\r\n")  # we speak for ourselves
         if target.get("tls"):
             context = ssl.create_default_context()
+            if target.get("ca"):
+                context.load_verify_locations(cadata=target["ca"])
             if not target["verify"]:
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE
             self.sock = context.wrap_socket(self.sock, server_hostname=target["host"])
+            self.days_left = days_left(self.sock.getpeercert(binary_form=True) or b"", time.time())
+
+
+def days_left(certificate: bytes, now: float) -> Optional[int]:
+    """Whole days until a certificate (DER) ends, below zero when it has ended; None for what is no certificate.
+
+    Python tells the dates of a certificate only after it has verified it, which no self-signed one stands.
+    """
+    try:
+        end = _not_after(certificate)
+    except (IndexError, ValueError, OverflowError):
+        return None
+    return int((end - now) // 86400)
+
+
+def _not_after(certificate: bytes) -> float:
+    """The end of its validity, which is the fourth field of what is signed, not counting an explicit version."""
+    signed = _parts(_parts(certificate)[0][1])[0][1]
+    fields = [content for tag, content in _parts(signed) if tag != 0xA0]
+    _, (tag, text) = _parts(fields[3])
+    form = "%y%m%d%H%M%SZ" if tag == 0x17 else "%Y%m%d%H%M%SZ"  # two digits for the year until 2049
+    return datetime.strptime(text.decode("ascii"), form).replace(tzinfo=timezone.utc).timestamp()
+
+
+def _parts(data: bytes) -> list[tuple[int, bytes]]:
+    """The elements that DER holds one after the other, as (tag, content)."""
+    found, at = [], 0
+    while at < len(data):
+        tag, length, at = data[at], data[at + 1], at + 2
+        if length & 0x80:
+            size = length & 0x7F
+            length, at = int.from_bytes(data[at : at + size], "big"), at + size
+        if at + length > len(data):
+            raise ValueError("it ends in the middle")
+        found.append((tag, data[at : at + length]))
+        at += length
+    return found
 
 
 def url_of(target: Mapping[str, Any]) -> str:
@@ -74,6 +116,8 @@ def ask(target: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         answer["error"] = str(error) or type(error).__name__
     finally:
         connection.close()
+    if connection.days_left is not None:
+        answer["days_left"] = connection.days_left
     answer["good"] = 200 <= answer["status"] < target.get("below", 400)
     answer["seconds"] = round(time.monotonic() - started, 3)
     return answer

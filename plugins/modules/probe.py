@@ -58,6 +58,9 @@ options:
         description: Whether the server wants the PROXY protocol first.
         type: bool
         default: false
+      ca:
+        description: Certificates in PEM of authorities that are trusted on top of the system's.
+        type: str
   timeout:
     description: Seconds that each target has, connecting included.
     type: float
@@ -102,6 +105,9 @@ results:
     error:
       description: Why there was no answer; empty when there was one.
       type: str
+    days_left:
+      description: Whole days until the certificate ends, below zero when it has ended. Verified or not; only with TLS.
+      type: int
     seconds:
       description: Time to the end of the answer.
       type: float

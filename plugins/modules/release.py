@@ -183,6 +183,9 @@ options:
             description: Whether to check the certificate.
             type: bool
             default: true
+          ca:
+            description: Certificates in PEM of authorities that are trusted on top of the system's.
+            type: str
       health_timeout:
         description: Seconds within which the application must answer after a start.
         type: int

@@ -18,6 +18,8 @@ description:
     of this very run came in by. These rules stand before all others.
   - What the kernel has loaded is compared as well. Rules that somebody flushed are loaded again.
   - All rules of a family of addresses change at once. Nothing is ever reset.
+  - What switches the firewall on or tightens it is guarded. The host takes it back by itself, unless the run comes back
+    by a new connection in time and confirms it. No control node is needed for that; a reboot takes it back as well.
   - The unit C(ufw.service) is enabled and started, so that the rules are loaded at boot.
   - Where the package ufw is missing or half installed, nothing is done, and RV(lacks) says so.
 attributes:
@@ -49,6 +51,10 @@ options:
         type: str
         choices: [tcp, udp, any]
         default: any
+      app:
+        description:
+          - An application profile instead of port and proto, one of O(applications) or one that is on the host.
+        type: str
       from:
         description: Sender, an address or network of either family.
         type: str
@@ -60,10 +66,13 @@ options:
       interface:
         description: Network interface by which the packets come (or leave, with O(rules[].direction=out)).
         type: str
-      direction:
-        description: Whether the rule is for packets to this host or from it.
+      out_interface:
+        description: Network interface by which packets leave that the host passes on, O(rules[].direction=routed).
         type: str
-        choices: [in, out]
+      direction:
+        description: Whether the rule is for packets to this host, from it, or through it to others.
+        type: str
+        choices: [in, out, routed]
         default: in
       action:
         description:
@@ -72,8 +81,32 @@ options:
         type: str
         choices: [allow, deny, reject, limit]
         default: allow
+      log:
+        description: Whether what matches is logged, new connections or all packets; at most three lines a minute.
+        type: str
+        choices: [new, all]
       comment:
         description: Why the rule is there. C(wsgi.fleet) is put in front of it.
+        type: str
+  applications:
+    description: Application profiles, written to C(/etc/ufw/applications.d/wsgi-fleet).
+    type: list
+    elements: dict
+    default: []
+    options:
+      name:
+        description: Its name.
+        type: str
+        required: true
+      ports:
+        description: Ports and protocols, such as V(80,443/tcp) or V(80,443/tcp|53).
+        type: str
+        required: true
+      title:
+        description: Its title; the name without one.
+        type: str
+      description:
+        description: Its description; the name without one.
         type: str
   default_incoming:
     description: What happens to packets to this host that no rule matches.
@@ -101,6 +134,12 @@ options:
       - A host without IPv6 is left without; rules for IPv6 addresses are then passed over with a warning.
     type: bool
     default: true
+  ping_from:
+    description:
+      - Addresses and networks whose pings are answered; an empty list is nobody.
+      - Not given, the lines for it in C(before.rules) are left as they are. Everything else there always is.
+    type: list
+    elements: str
   ssh_rule:
     description: Action of the rules that keep SSH open. Ansible itself may open more connections than V(limit) allows.
     type: str
@@ -115,6 +154,15 @@ options:
     description: Port to keep open for SSH when neither an sshd nor the connection of this run can be found on the host.
     type: int
     default: 22
+  guard_seconds:
+    description:
+      - Seconds until a change is taken back that was not confirmed, 10 to 3600; V(0) goes without a guard.
+      - Further rules that allow, and logging, need none.
+    type: int
+    default: 60
+  confirm:
+    description: Name of a guarded change. Confirms it, and does nothing else. For the action plugin.
+    type: str
 """
 
 EXAMPLES = r"""
@@ -132,6 +180,11 @@ actions:
   type: list
   elements: str
   sample: [write 3 rules of IPv4, switch the firewall on]
+confirmed:
+  description: With O(confirm), whether the change is confirmed.
+  returned: with O(confirm)
+  type: bool
+  sample: true
 lacks:
   description: Packages to install before calling this again; in check mode the rest of the answer foresees that.
   returned: success
@@ -146,415 +199,154 @@ ssh_ports:
   sample: [22]
 """
 
-import errno
-import fcntl
-import ipaddress
 import os
-import subprocess
-import time
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wsgi.fleet.plugins.module_utils import ufw
+from ansible_collections.wsgi.fleet.plugins.module_utils.ufw import files, records, ssh
+from ansible_collections.wsgi.fleet.plugins.module_utils.ufw.blocks import LOG_LEVELS, UfwError
+from ansible_collections.wsgi.fleet.plugins.module_utils.ufw.firewall import Firewall
+from ansible_collections.wsgi.fleet.plugins.module_utils.ufw.guard import Guard
+from ansible_collections.wsgi.fleet.plugins.module_utils.ufw.host import Host
+from ansible_collections.wsgi.fleet.plugins.module_utils.ufw.kernel import published_ports
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+DOCKER = "-N DOCKER"  # as `iptables -S` shows its chain
 
-RULES = {4: Path("/etc/ufw/user.rules"), 6: Path("/etc/ufw/user6.rules")}
-DEFAULTS = Path("/etc/default/ufw")
-CONF = Path("/etc/ufw/ufw.conf")
-LOCK = Path("/run/ufw.lock")  # ufw's own
-LOAD_AT_BOOT = "load the firewall at boot"
-WAIT = 60  # seconds; nothing that we call takes longer than two
-
-
-def read(path: Path) -> str:
-    """The text of a file of ufw, empty where ufw is not installed."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ""
-
-
-class Host:
-    """What is on the host; every method asks anew."""
-
-    def __init__(self, module: AnsibleModule) -> None:
-        self.module = module
-        self.tools = {
-            name: module.get_bin_path(name)
-            for name in ("ufw", "iptables", "ip6tables", "iptables-restore", "ip6tables-restore")
-        }
-        query = ("dpkg-query", "--show", "--showformat", "${db:Status-Status}", "ufw")
-        self.installed = self.run(*query).stdout == "installed"  # and not half of it
-
-    def run(self, *argv: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        """A program's result; UfwError when it hangs."""
-        try:
-            return subprocess.run(
-                argv,
-                input=stdin,
-                capture_output=True,
-                text=True,
-                timeout=WAIT,
-                check=False,
-                env={**os.environ, "LC_ALL": "C"},
-            )
-        except subprocess.TimeoutExpired:
-            raise ufw.UfwError(
-                f"{' '.join(argv)} did not end within {WAIT} seconds; see what holds {LOCK} and run again"
-            ) from None
-
-    def must(self, *argv: str, stdin: str | None = None) -> None:
-        done = self.run(*argv, stdin=stdin)
-        if done.returncode:
-            output = (done.stderr + done.stdout).strip()
-            raise ufw.UfwError(f"{' '.join(argv)} failed (code {done.returncode}): {output}")
-
-    def ufw(self, *arguments: str) -> None:
-        self.must(str(self.tools["ufw"]), *arguments)
-
-    def kernel(self, family: int) -> str | None:
-        """The rules that the kernel has; None when it cannot be asked."""
-        tool = self.tools["iptables" if family == 4 else "ip6tables"]
-        if not tool:
-            return None
-        done = self.run(tool, "-S")
-        return done.stdout if done.returncode == 0 else None
-
-    def has_ipv6(self) -> bool:
-        return Path("/proc/sys/net/ipv6").exists() and (not self.tools["ip6tables"] or self.kernel(6) is not None)
-
-    def boots(self) -> bool:
-        """Whether systemd loads the rules at boot, and has done so."""
-        done = self.run("systemctl", "show", "--property=UnitFileState,ActiveState", "--value", "ufw.service")
-        return set(done.stdout.split()) == {"enabled", "active"}
-
-    def settings(self) -> dict[str, str]:
-        return ufw.parse_settings(read(DEFAULTS) + "\n" + read(CONF))
-
-    def replace(self, path: Path, text: str) -> None:
-        """Puts a new text in place of a file in one step; owner and mode stay."""
-        new = path.with_name(f".{path.name}.wsgi-fleet")  # one name, so that killed runs leave one file at most
-        new.unlink(missing_ok=True)
-        new.touch(mode=0o600)
-        with new.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        self.module.atomic_move(str(new), str(path))
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keeps ufw commands of others away from its files."""
-        with LOCK.open("w") as file:
-            deadline = time.monotonic() + WAIT
-            while True:
-                try:
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError as error:
-                    if error.errno not in (errno.EACCES, errno.EAGAIN):
-                        raise
-                    if time.monotonic() > deadline:
-                        raise ufw.UfwError(
-                            f"another program has held {LOCK} for {WAIT} seconds; end it and run again"
-                        ) from None
-                    time.sleep(0.2)
-            yield
+POLICY = {"type": "str", "choices": ["allow", "deny", "reject"]}
+ARGUMENTS: dict[str, Any] = {
+    "rules": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "port": {"type": "str"},
+            "proto": {"type": "str", "choices": ["tcp", "udp", "any"], "default": "any"},
+            "app": {"type": "str"},
+            "from": {"type": "str", "default": "any"},
+            "to": {"type": "str", "default": "any"},
+            "interface": {"type": "str"},
+            "out_interface": {"type": "str"},
+            "direction": {"type": "str", "choices": ["in", "out", "routed"], "default": "in"},
+            "action": {"type": "str", "choices": ["allow", "deny", "reject", "limit"], "default": "allow"},
+            "log": {"type": "str", "choices": ["new", "all"]},
+            "comment": {"type": "str"},
+        },
+    },
+    "applications": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "name": {"type": "str", "required": True},
+            "ports": {"type": "str", "required": True},
+            "title": {"type": "str"},
+            "description": {"type": "str"},
+        },
+    },
+    "default_incoming": {**POLICY, "default": "deny"},
+    "default_outgoing": {**POLICY, "default": "allow"},
+    "default_routed": {**POLICY, "default": "deny"},
+    "logging": {"type": "str", "choices": list(LOG_LEVELS), "default": "low"},
+    "ipv6": {"type": "bool", "default": True},
+    "ping_from": {"type": "list", "elements": "str"},
+    "ssh_rule": {"type": "str", "choices": ["allow", "limit"], "default": "allow"},
+    "ssh_from": {"type": "list", "elements": "str", "default": ["any"]},
+    "ssh_fallback": {"type": "int", "default": 22},
+    "guard_seconds": {"type": "int", "default": 60},
+    "confirm": {"type": "str"},
+}
 
 
-class Firewall:
-    """Brings the host from what is there to what is wanted."""
-
-    def __init__(self, host: Host, want: dict[str, Any]) -> None:
-        self.host = host
-        self.want = want
-        self.ipv6: bool = want["ipv6"]
-        self.families = ufw.FAMILIES if self.ipv6 else (4,)
-        self.policies: dict[str, str] = {name: want[f"default_{name}"] for name in ufw.DIRECTIONS}
-        self.wanted = {family: ufw.render_all(want["records"], family) for family in self.families}
-
-    # What is there
-
-    def policy_settings(self) -> dict[str, str]:
-        return {
-            f"DEFAULT_{chain.upper()}_POLICY": f'"{ufw.POLICIES[self.policies[name]]}"'
-            for name, chain in ufw.DIRECTIONS.items()
-        }
-
-    def wrong_policies(self) -> list[str]:
-        have = self.host.settings()
-        return [key for key, value in self.policy_settings().items() if have.get(key) != value.strip('"').lower()]
-
-    def wrong_ipv6(self) -> bool:
-        return (self.host.settings().get("IPV6") == "yes") != self.ipv6
-
-    def wrong_logging(self) -> bool:
-        """The level of the setting and of the rules that ufw wrote for it: a killed ufw may leave only one."""
-        level = self.want["logging"]
-        return self.host.settings().get("LOGLEVEL") != level or any(
-            ufw.logging_level(read(RULES[family])) != level for family in self.families
-        )
-
-    def enabled(self) -> bool:
-        return self.host.settings().get("ENABLED") == "yes"
-
-    def merged(self, family: int) -> tuple[list[ufw.Block], list[ufw.Block]]:
-        current = ufw.parse_rules(read(RULES[family]))
-        return current, ufw.merge_rules(current, self.wanted[family])
-
-    def frame_problems(self) -> list[str]:
-        """What the kernel lacks of ufw's own frame around the rules."""
-        problems: list[str] = []
-        for family in ufw.FAMILIES:
-            kernel = self.host.kernel(family)
-            if family in self.families:
-                problems += (
-                    [f"IPv{family}: the rules cannot be read"]
-                    if kernel is None
-                    else ufw.frame_problems(kernel, family, self.policies)
-                )
-            elif kernel is not None:
-                problems += ufw.closed_problems(kernel)
-        return problems
-
-    def rules_problems(self, family: int) -> list[str]:
-        """Which rules of ufw's file the kernel does not have, or has beside them."""
-        return ufw.rules_problems(self.host.kernel(family) or "", family, read(RULES[family]))
-
-    def kernel_problems(self) -> list[str]:
-        """All in which the kernel differs from what ufw's files say."""
-        return self.frame_problems() or [problem for family in self.families for problem in self.rules_problems(family)]
-
-    # What is to be done
-
-    def actions(self) -> list[str]:
-        """What would be done now, in the order of `apply`."""
-        if not self.host.installed:
-            count = sum(len(blocks) for blocks in self.wanted.values())
-            return [f"write {count} rules", "switch the firewall on", LOAD_AT_BOOT]
-        done = []
-        if self.wrong_ipv6():
-            done.append(f"switch IPv6 {'on' if self.ipv6 else 'off'}")
-        if self.wrong_logging():
-            done.append(f"set logging to {self.want['logging']}")
-        for family in self.families:
-            current, merged = self.merged(family)
-            if current != merged:
-                done.append(f"write the rules of IPv{family}")
-        if self.wrong_policies():
-            done.append("set the default policies")
-        if not self.enabled():
-            done.append("switch the firewall on")
-        elif not done:
-            done += [f"load what the kernel lacks ({problem})" for problem in self.kernel_problems()]
-        if not self.host.boots():
-            done.append(LOAD_AT_BOOT)
-        return done
-
-    def picture(self, after: bool) -> str:
-        """Settings and rules, for the diff."""
-        have = self.host.settings()
-        words = {value.lower(): name for name, value in ufw.POLICIES.items()}
-        lines = []
-        if after:
-            lines += ["status: active"]
-            lines += [f"default {name}: {policy}" for name, policy in self.policies.items()]
-            lines += [f"logging: {self.want['logging']}", f"ipv6: {'on' if self.ipv6 else 'off'}"]
-        elif self.host.installed:
-            lines += [f"status: {'active' if self.enabled() else 'inactive'}"]
-            lines += [
-                f"default {name}: {words.get(have.get(f'DEFAULT_{chain.upper()}_POLICY', ''), 'unknown')}"
-                for name, chain in ufw.DIRECTIONS.items()
-            ]
-            lines += [f"logging: {have.get('LOGLEVEL')}", f"ipv6: {'on' if have.get('IPV6') == 'yes' else 'off'}"]
-            if self.enabled():
-                lines += [f"not in the kernel: {problem}" for problem in self.kernel_problems()]
-        for family in self.families:
-            current, merged = self.merged(family)
-            lines += [f"v{family} {block}" for block in (merged if after else current)]
-        return "\n".join(lines) + "\n" if lines else ""
-
-    # Doing it
-
-    def apply(self) -> None:
-        """All that differs. Half a firewall must not lock everybody out: what would close SSH is switched off."""
-        was_shut = self.shut()
-        try:
-            self.change()
-        except ufw.UfwError as error:
-            if was_shut or not self.shut():
-                raise
-            self.host.ufw("disable")
-            raise ufw.UfwError(f"{error}. SSH would have been closed, so the firewall was switched off") from None
-
-    def change(self) -> None:
-        """Rules with SSH first, then policies, enabling last: a kill between any two leaves SSH open."""
-        if self.wrong_ipv6():
-            self.host.replace(DEFAULTS, ufw.change_settings(read(DEFAULTS), {"IPV6": "yes" if self.ipv6 else "no"}))
-        if self.wrong_logging():
-            # ufw rewrites its rule files for that, in the form and with the chains that this host can have. It fails
-            # after that where the kernel lacks chains, which `load` mends.
-            done = self.host.run(str(self.host.tools["ufw"]), "logging", self.want["logging"])
-            if self.wrong_logging():
-                raise ufw.UfwError(f"ufw logging {self.want['logging']} failed: {done.stderr}{done.stdout}".strip())
-        with self.host.locked():
-            for family in self.families:
-                self.write_rules(family)
-        if self.wrong_policies():
-            self.host.replace(DEFAULTS, ufw.change_settings(read(DEFAULTS), self.policy_settings()))
-        if not self.enabled():
-            self.host.ufw("--force", "enable")
-        problems = self.load()
-        if problems:
-            raise ufw.UfwError(
-                "the kernel does not hold the rules although ufw loaded them: "
-                + "; ".join(problems)
-                + ". Look for another program that manages the firewall, and for errors in `ufw reload`"
-            )
-        if not self.host.boots():
-            self.host.must("systemctl", "enable", "--now", "ufw.service")
-
-    def shut(self) -> bool:
-        """Whether our rules for SSH do not work now (those of others may)."""
-        return any(
-            ufw.ssh_is_shut(kernel, family, [block for block in self.wanted[family] if block.comment == ufw.SSH])
-            for family in self.families
-            for kernel in [self.host.kernel(family)]
-            if kernel is not None
-        )
-
-    def write_rules(self, family: int) -> None:
-        text = read(RULES[family])
-        current, merged = self.merged(family)
-        if current == merged:
-            return
-        if ufw.missing_limit(text, merged):
-            raise ufw.UfwError(
-                f"the kernel of this host cannot limit connections of IPv{family} (module xt_recent); "
-                "use the action allow"
-            )
-        try:
-            text = ufw.replace_rules(text, merged)
-        except ufw.UfwError as error:
-            raise ufw.UfwError(f"{RULES[family]}: {error}; put the file of the package back in place") from None
-        self.restore(family, text, "--test")
-        self.host.replace(RULES[family], text)
-
-    def restore(self, family: int, text: str, *options: str) -> None:
-        """Hand rules to the kernel, which takes all of them or none."""
-        if text:
-            tool = self.host.tools["iptables-restore" if family == 4 else "ip6tables-restore"]
-            self.host.must(str(tool), "--noflush", *(options or ("--wait", "10")), stdin=text)
-
-    def load(self) -> list[str]:
-        """Makes the kernel hold what the files say; returns what it still lacks.
-
-        Differences in rules are loaded in one transaction of the kernel, as `ufw allow` does it. Only a broken frame or
-        new policies take `ufw reload`, which takes the firewall down for a moment.
-        """
-        if self.frame_problems():
-            for family in self.families:
-                self.restore(family, ufw.mend_jumps(self.host.kernel(family) or "", family))
-            self.host.ufw("reload")
-        for family in self.families:
-            if self.rules_problems(family):
-                with self.host.locked():
-                    self.restore(family, read(RULES[family]))
-        return self.kernel_problems()
-
-
-def ssh_problems(clients: list[str], sources: list[str], ipv6: bool) -> list[str]:
-    """Whether the wanted firewall would lock out the connection of this run."""
-    problems = []
-    networks = []
+def ping_errors(sources: list[str]) -> list[str]:
+    """All that is wrong with the list of those who may ping."""
+    errors = []
     for index, source in enumerate(sources):
         try:
-            family, address = ufw.parse_address(source)
+            records.parse_address(source)
         except ValueError as error:
-            problems.append(f"ssh_from[{index}]: {error}")
-        else:
-            networks.append(ipaddress.ip_network(address) if family else None)
-    if problems:
-        return problems
-    if not sources:
-        return ["ssh_from: the list is empty; name the networks that may use SSH, or write [any]"]
-    addresses = [ipaddress.ip_address(client) for client in clients]
-    shown = " or ".join(clients)
-    if addresses and not any(network is None or address in network for network in networks for address in addresses):
-        problems.append(f"ssh_from: this connection comes from {shown}, which is not in {sources}; add its network")
-    if addresses and not ipv6 and all(address.version == 6 for address in addresses):
-        problems.append(f"ipv6: this connection comes from {shown} over IPv6; do not switch IPv6 off")
-    return problems
+            errors.append(f"ping_from[{index}]: {error}")
+    return errors
+
+
+def known_profiles(options: dict[str, Any], host: Host) -> dict[str, str] | None:
+    """The ports of all profiles that there will be; None when the host has none yet."""
+    given = {one["name"]: one["ports"] for one in options["applications"]}
+    return {**host.profiles(), **given} if host.installed else None
+
+
+def input_errors(options: dict[str, Any], host: Host) -> list[str]:
+    """All that is wrong with the options."""
+    errors = files.application_errors(options["applications"])
+    errors += records.check_records(options["rules"], options["ipv6"], known_profiles(options, host))
+    if options["guard_seconds"] and not 10 <= options["guard_seconds"] <= 3600:
+        errors.append("guard_seconds: write 10 to 3600, or 0 to go without")
+    return errors + ping_errors(options["ping_from"] or [])
 
 
 def main() -> None:
     """Check the input, compare, apply."""
-    policy = {"type": "str", "choices": ["allow", "deny", "reject"]}
-    module = AnsibleModule(
-        argument_spec={
-            "rules": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "port": {"type": "str"},
-                    "proto": {"type": "str", "choices": ["tcp", "udp", "any"], "default": "any"},
-                    "from": {"type": "str", "default": "any"},
-                    "to": {"type": "str", "default": "any"},
-                    "interface": {"type": "str"},
-                    "direction": {"type": "str", "choices": ["in", "out"], "default": "in"},
-                    "action": {"type": "str", "choices": ["allow", "deny", "reject", "limit"], "default": "allow"},
-                    "comment": {"type": "str"},
-                },
-            },
-            "default_incoming": {**policy, "default": "deny"},
-            "default_outgoing": {**policy, "default": "allow"},
-            "default_routed": {**policy, "default": "deny"},
-            "logging": {"type": "str", "choices": list(ufw.LOG_LEVELS), "default": "low"},
-            "ipv6": {"type": "bool", "default": True},
-            "ssh_rule": {"type": "str", "choices": ["allow", "limit"], "default": "allow"},
-            "ssh_from": {"type": "list", "elements": "str", "default": ["any"]},
-            "ssh_fallback": {"type": "int", "default": 22},
-        },
-        supports_check_mode=True,
-    )
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     options = module.params
     host = Host(module)
-    sockets = ufw.read_sockets()
-    connection = ufw.ssh_connection(os.getpid())
-    ports = ufw.sshd_ports(sockets) | ({connection[1]} if connection else set())
+    guard = Guard(host)
+    connection = ssh.ssh_connection(os.getpid())
+    sockets = ssh.read_sockets()
+    ports = ssh.sshd_ports(sockets) | ({connection.port} if connection else set())
+    if options["confirm"]:
+        module.exit_json(changed=False, **guard.confirm(options["confirm"], ssh.came_by(os.getpid(), sockets, ports)))
+
     # root in a container may not look into the processes of others: there it is one of those who are logged in
-    clients = [connection[0]] if connection else ufw.peers(ports, sockets)
-    errors = ufw.check_records(options["rules"], options["ipv6"])
-    errors += ssh_problems(clients, options["ssh_from"], options["ipv6"])
+    clients = [connection.client] if connection else ssh.peers(ports, sockets)
+    errors = input_errors(options, host)
+    errors += ssh.ssh_problems(clients, options["ssh_from"], options["ipv6"])
     if errors:
         module.fail_json(msg="\n".join(["Nothing was changed.", *errors]))
 
     ports = ports or {options["ssh_fallback"]}
-    records = ufw.ssh_records(ports, options["ssh_from"], options["ssh_rule"]) + options["rules"]
+    wanted = ssh.ssh_records(ports, options["ssh_from"], options["ssh_rule"]) + options["rules"]
     ipv6 = options["ipv6"]
     if ipv6 and not host.has_ipv6():
         ipv6 = False
-        for record in records:
-            if ufw.record_families(record) == (6,):
-                module.warn(f"This host has no IPv6; passed over: {ufw.describe_record(record)}")
+        for record in wanted:
+            if records.record_families(record) == (6,):
+                module.warn(f"This host has no IPv6; passed over: {records.describe_record(record)}")
 
-    firewall = Firewall(host, {**options, "ipv6": ipv6, "records": records})
+    profiles = known_profiles(options, host)
+    firewall = Firewall(host, {**options, "ipv6": ipv6, "records": wanted, "profiles": profiles})
     lacks = [] if host.installed else ["ufw"]
     if lacks and not module.check_mode:
         module.exit_json(changed=False, actions=[], lacks=lacks, ssh_ports=sorted(ports))
+    result: dict[str, Any] = {"lacks": lacks, "ssh_ports": sorted(ports), "diff": {}}
     try:
         actions = firewall.actions()
-        diff = {"before": firewall.picture(after=False), "after": firewall.picture(after=True)} if actions else {}
+        if actions:
+            result["diff"] = {"before": firewall.picture(after=False), "after": firewall.picture(after=True)}
+        if guard.pending:
+            actions.append("confirm what an earlier run changed")
         if actions and not module.check_mode:
-            firewall.apply()
-    except ufw.UfwError as error:
+            if options["guard_seconds"] and (guard.pending or firewall.tightens()):
+                name = firewall.guarded(guard, options["guard_seconds"], ssh.came_by(os.getpid(), sockets, ports))
+                result["guard"] = {"name": name, "seconds": options["guard_seconds"]}
+            else:
+                firewall.apply()
+                if guard.pending:
+                    guard.drop()
+    except UfwError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=bool(actions), actions=actions, lacks=lacks, ssh_ports=sorted(ports), diff=diff)
+    for line in docker_warnings(host):
+        module.warn(line)
+    module.exit_json(changed=bool(actions), actions=actions, **result)
+
+
+def docker_warnings(host: Host) -> list[str]:
+    """What operators of a Docker host must know; costs nothing where there is no Docker."""
+    if DOCKER not in (host.kernel(4) or "").splitlines():
+        return []
+    ports = published_ports(host.nat())
+    if not ports:
+        return []
+    told = f"Docker publishes {', '.join(ports)} on this host, past ufw: its rules come before ufw's. "
+    return [f"{told}Publish on 127.0.0.1 with nginx in front, or filter in Docker's own chain DOCKER-USER"]
 
 
 if __name__ == "__main__":

@@ -43,6 +43,26 @@ def apply(host, *arguments, check=False, **variables):
     )
 
 
+def command(host, **variables):
+    """The same as a process of one's own: environment and words."""
+    options = ["--limit", name(host), "--extra-vars", json.dumps({"role_under_test": "ufw", **variables})]
+    words = ["ansible-playbook", CONVERGE, *(f"--inventory={path}" for path in inventories(host)), *options]
+    return ansible_environment(ANSIBLE_SSH_COMMON_ARGS=SSH, ANSIBLE_GATHER_SUBSET="!all"), words
+
+
+def bridge_address(host, address):
+    """The host's IPv6 address as this machine reaches it: link-local, by the bridge of its network."""
+    local = host.check_output("ip -6 -o addr show dev eth0 scope link").split()[3].partition("/")[0]
+    route = subprocess.run(["ip", "-j", "route", "get", address], capture_output=True, text=True, check=True)
+    return f"{local}%{json.loads(route.stdout)[0]['dev']}"
+
+
+def neighbour(host):
+    """The other host."""
+    other = "debian13" if name(host) == "debian12" else "debian12"
+    return host.get_host(f"ansible://{other}", ansible_inventory=host.backend.ansible_inventory)
+
+
 def changes(host, **options):
     """The number of changed tasks of a run that must not fail."""
     done = apply(host, **options)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 
 import pytest
-from firewall import ad_hoc, changes, kernel, name, reaches, restored
+from firewall import ad_hoc, bridge_address, changes, kernel, name, neighbour, reaches, restored
 from probes import connects, wait_until
 
 testinfra_hosts = ["ansible://systems_under_test"]
@@ -28,6 +27,11 @@ testinfra_hosts = ["ansible://systems_under_test"]
         (8010, "dropped"),  # allowed from an IPv6 network
         (8011, "dropped"),  # allowed on another interface
         (8012, "dropped"),  # not named at all
+        (8014, "open"),  # by an application profile
+        (8015, "open"),
+        (8016, "dropped"),  # UDP only there
+        (8017, "open"),  # and logged
+        (8018, "refused"),
     ],
 )
 def test_ports_over_ipv4(address, port, meets):
@@ -36,12 +40,18 @@ def test_ports_over_ipv4(address, port, meets):
 
 @pytest.mark.parametrize(
     ("port", "meets"),
-    [(22, "open"), (8001, "open"), (8003, "refused"), (8008, "open"), (8010, "dropped"), (8012, "dropped")],
+    [
+        (22, "open"),
+        (8001, "open"),
+        (8003, "refused"),
+        (8008, "open"),
+        (8010, "dropped"),
+        (8012, "dropped"),
+        (8015, "open"),
+    ],
 )
 def test_ports_over_ipv6(host, address, port, meets):
-    local = host.check_output("ip -6 -o addr show dev eth0 scope link").split()[3].partition("/")[0]
-    bridge = subprocess.run(["ip", "-j", "route", "get", address], capture_output=True, text=True, check=True)
-    assert connects(f"{local}%{json.loads(bridge.stdout)[0]['dev']}", port) == meets
+    assert connects(bridge_address(host, address), port) == meets
 
 
 def test_everything_listens(host):
@@ -50,12 +60,38 @@ def test_everything_listens(host):
 
 
 def test_rules_for_packets_that_leave(host, address):
-    other = "debian13" if name(host) == "debian12" else "debian12"
-    there = host.get_host(f"ansible://{other}", ansible_inventory=host.backend.ansible_inventory)
-    target = there.ansible.get_variables()["ansible_host"]
+    target = neighbour(host).ansible.get_variables()["ansible_host"]
     assert reaches(host, target, 8004) == "open"
     assert reaches(host, target, 8005) == "refused"
     assert connects(target, 8005) == "open"
+
+
+def test_pings(host, address):
+    there = neighbour(host)
+    local = host.check_output("ip -6 -o addr show dev eth0 scope link").split()[3].partition("/")[0]
+    assert there.run(f"ping -c 1 -W 2 {address}").rc == 0
+    assert there.run(f"ping -6 -c 1 -W 2 {local}%eth0").rc == 1
+    assert reaches(there, f"{local}%eth0", 8001) == "open"  # IPv6 itself is well
+
+
+def logged(host, prefix):
+    """How many packets the rules that log with this prefix have matched."""
+    lines = host.check_output("iptables -nvxL ufw-user-logging-input").splitlines()
+    return [int(line.split()[0]) for line in lines if prefix in line]
+
+
+def test_rules_that_log(host, address):
+    allowed, blocked = logged(host, "[UFW ALLOW]"), logged(host, "[UFW BLOCK]")
+    assert [connects(address, port) for port in (8017, 8018)] == ["open", "refused"]
+    assert sum(logged(host, "[UFW ALLOW]")) == sum(allowed) + 1
+    assert sum(logged(host, "[UFW BLOCK]")) == sum(blocked) + 1
+
+
+def test_profiles_are_there_for_people_too(host):
+    assert "8014,8015/tcp" in host.check_output("ufw app info Knock")
+    held = kernel(host)
+    assert "-A ufw-user-input -s 192.0.2.0/24 -p udp -m multiport --dports 137,138 " in held
+    assert "-A ufw-user-input -s 192.0.2.0/24 -p tcp -m multiport --dports 139,445 " in held
 
 
 def test_limit(address):
@@ -157,6 +193,7 @@ def test_other_settings(host, address):
         assert "[UFW AUDIT] " in held
         assert "-A ufw-user-input -p tcp -m tcp --dport 22 -j ufw-user-limit-accept" in held
         assert changes(host, **other) == 0
+        assert [connects(address, 22) for _ in range(8)][-1] == "refused"  # the sixth in 30 seconds, whoever knocks
 
 
 # --- last, for it takes the longest

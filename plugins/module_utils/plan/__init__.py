@@ -15,11 +15,13 @@ from ._maintenance import maintenance_errors, nginx_maintenance
 from ._programs import check_names
 from ._projections import (
     access_logs,
+    acme_certificates,
     app_apps,
     app_removed,
     gunicorn_instances,
     inner_endpoint,
     migrating,
+    nginx_challenges,
     nginx_sites,
     python_versions,
     supervisor_programs,
@@ -42,6 +44,7 @@ from ._topology import (
 __all__ = [
     "PlanError",
     "access_logs",
+    "acme_certificates",
     "app_apps",
     "app_removed",
     "chosen_apps",
@@ -55,6 +58,7 @@ __all__ = [
     "maintenance_errors",
     "make_plan",
     "migrating",
+    "nginx_challenges",
     "nginx_maintenance",
     "nginx_sites",
     "python_versions",

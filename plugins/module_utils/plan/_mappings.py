@@ -123,6 +123,8 @@ def _check_tls(value: object, where: Where) -> dict[str, Any] | None:
             where.at(key).fail("is missing; mode files needs the certificate and its key as PEM text")
         if tls["mode"] != "files" and key in value:
             where.at(key).fail(f"is of no use with mode {tls['mode']}; set mode to files, or leave it out")
+    if "ca" in value and tls["mode"] not in ("files", "acme"):
+        where.at("ca").fail(f"is of no use with mode {tls['mode']}; set mode to files or acme, or leave it out")
     return tls
 
 
@@ -160,9 +162,10 @@ _CORS: Fields = {
     "max_age": Field(integer(0, 86400)),
 }
 _TLS: Fields = {
-    "mode": Field(choice("self_signed", "files", "off"), "self_signed"),
+    "mode": Field(choice("self_signed", "files", "acme", "off"), "self_signed"),
     "certificate": Field(check_pem("CERTIFICATE", secret=False)),
     "key": Field(check_pem("PRIVATE KEY", secret=True)),
+    "ca": Field(check_pem("CERTIFICATE", secret=False)),
 }
 _ERROR_PAGE: Fields = {
     "codes": Field(

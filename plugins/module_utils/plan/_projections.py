@@ -20,6 +20,7 @@ _RUN = "/run/wsgi-fleet"
 _LOG = "/var/log/wsgi-fleet"
 _NGINX_LOG = "/var/log/nginx"
 _ROOT = "/srv"
+_ACME = "/var/lib/wsgi-fleet/acme"
 # The group of nginx, which alone may connect to an app's socket.
 _WEB_GROUP = "www-data"
 # More than gunicorn needs to end gracefully.
@@ -294,7 +295,7 @@ def _edge_site(app: dict[str, Any], http_port: int, servers: Records, own: bool)
         **({"proxy_protocol": True} if nginx["proxy_protocol"] else {}),
         **({"http3": True} if nginx["http3"] and nginx["tls"]["mode"] != "off" else {}),
         "https_redirect": nginx["https_redirect"],
-        "tls": nginx["tls"],
+        "tls": _tls(app),
         "maintenance": _maintenance(app),
         "trusted_proxies": nginx["trusted_proxies"],
         "upstream": {
@@ -307,6 +308,42 @@ def _edge_site(app: dict[str, Any], http_port: int, servers: Records, own: bool)
     if "cors" in nginx:
         site["cors"] = nginx["cors"]
     return site
+
+
+def _tls(app: dict[str, Any]) -> dict[str, Any]:
+    tls = app["nginx"]["tls"]
+    if tls["mode"] == "acme":
+        return {"mode": "host_file", "file": f"{_ACME}/live/{app['name']}.pem"}
+    return {key: value for key, value in tls.items() if key != "ca"}
+
+
+def acme_certificates(plan: Plan, host: str) -> Records:
+    """Return the certificates that role acme is to get: of the apps that this host answers clients for."""
+    return [
+        {"name": app["name"], "domains": app["domains"]}
+        for app in _edge_apps(plan, host)
+        if app["nginx"]["tls"]["mode"] == "acme"
+    ]
+
+
+def nginx_challenges(plan: Plan, host: str) -> dict[str, Any]:
+    """Return where role nginx finds the answers for an ACME server: on this host, and on others that clients reach."""
+    if not acme_certificates(plan, host):
+        return {}
+    peers = [
+        endpoint(known["address"], HTTP_PORT if known["balancer"] else known["http_port"])
+        for name, known in plan["hosts"].items()
+        if name != host and acme_certificates(plan, name)
+    ]
+    return {"directory": f"{_ACME}/challenges", "peers": peers}
+
+
+def _edge_apps(plan: Plan, host: str) -> Records:
+    """Return the apps that a host answers clients for."""
+    known = plan["hosts"].get(host)
+    if known is None or not known["edge"]:
+        return []
+    return list(plan["apps"].values()) if known["balancer"] else _apps(plan, host)
 
 
 def _maintenance(app: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -136,8 +137,18 @@ def _check_together(record: dict[str, Any], where: Where) -> None:
         )
         _check_times(gunicorn["settings"], record["supervisor"] or {}, where)
     if record["nginx"] and record["nginx"]["tls"]:
+        if record["nginx"]["tls"]["mode"] == "acme":
+            _check_acme(record["domains"] or (), where.at("domains"))
         _complete_nginx(record["nginx"], gunicorn, where.at("nginx"))
         _check_site(record, where.at("nginx"))
+
+
+def _check_acme(domains: Sequence[str], where: Where) -> None:
+    for index, domain in enumerate(domains):
+        if domain.startswith("*"):
+            where.item(index).fail(
+                f"is {show(domain)}, which ACME cannot prove over HTTP; name the hosts, or give nginx.tls files"
+            )
 
 
 def _without_wrong(settings: dict[str, Any]) -> dict[str, Any]:
@@ -168,7 +179,7 @@ def _complete_nginx(nginx: dict[str, Any], gunicorn: dict[str, Any] | None, wher
     if nginx.get("https_redirect") and mode == "off":
         where.at("https_redirect").fail("is true, but tls.mode is off, so nothing answers there; set one of them")
     # Only a certificate that browsers trust: a redirect to a self-signed one would lock everybody out.
-    nginx.setdefault("https_redirect", mode == "files")
+    nginx.setdefault("https_redirect", mode in ("files", "acme"))
     timeout = gunicorn["settings"].get("timeout", 0) if gunicorn else 0
     # gunicorn gives up first, so that its own answer is seen; an hour where it never does (timeout 0).
     nginx.setdefault("proxy_read_timeout", min(timeout + 5, 86400) if timeout else 3600)

@@ -22,10 +22,12 @@ def edge_probes(plan: Plan, host: str) -> list[dict[str, Any]]:
     targets = []
     for name in plan["apps"] if known["balancer"] else known["apps"]:
         nginx = plan["apps"][name]["nginx"]
-        mode = nginx["tls"]["mode"]
+        tls = nginx["tls"]
+        mode = tls["mode"]
         target = _target(plan["apps"][name], known["address"], HTTP_PORT if known["balancer"] else known["http_port"])
         if mode != "off":
             target |= {"port": HTTPS_PORT, "tls": True, "verify": mode != "self_signed"}
+            target |= {"ca": tls["ca"]} if "ca" in tls else {}
         if nginx["proxy_protocol"]:
             target["proxy_protocol"] = True
         targets.append(target)
@@ -48,7 +50,7 @@ Answers = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def status_rows(edge: Answers, inner: Answers, looks: Mapping[str, str], now: str) -> list[dict[str, Any]]:
-    """Return a row for each answer: host, app, release, url, status, and whether it is good.
+    """Return a row for each answer: host, app, release, url, certificate, status, and whether it is good.
 
     `edge` and `inner` are each host's results of module probe. A host's look has lines `APP/current releases/ID`
     and, where apps are in maintenance, one of JSON that says so.
@@ -71,11 +73,19 @@ def status_rows(edge: Answers, inner: Answers, looks: Mapping[str, str], now: st
                     "app": result["name"],
                     "release": releases.get(result["name"], "-"),
                     "url": result["url"],
+                    "certificate": _lasts(result.get("days_left")),
                     "status": f"{text}; {note}" if note else text,
-                    "good": result["good"] or (lasts and status == 503),
+                    "good": (result["good"] or (lasts and status == 503)) and result.get("days_left", 0) >= 0,
                 }
             )
     return rows
+
+
+def _lasts(days: int | None) -> str:
+    """Say how long a certificate is good for."""
+    if days is None:
+        return "-"
+    return f"{days} days" if days >= 0 else "has ended"
 
 
 def _read_look(text: str) -> tuple[dict[str, str], maintenance.State]:

@@ -3,7 +3,7 @@
 # is nginx installed, which version (or which would be), is there IPv6, which self-signed certificate there is,
 # does systemd start nginx at boot, which configuration does the running one say that it has, what is in maintenance, which modules and caches there are.
 #
-# host.sh check|apply PACKAGES CONFIGURATION LOGS LOG_OWNER CERTIFICATE DAYS STATUS_PORT CACHES [SITE...] -- [SERVER_NAME...]
+# host.sh check|apply PACKAGES CONFIGURATION LOGS LOG_OWNER CERTIFICATE DAYS STATUS_PORT CACHES [SITE...] -- [HOST_FILE...] -- [SERVER_NAME...]
 set -eu
 umask 077
 export LC_ALL=C
@@ -17,11 +17,12 @@ for package in $packages; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || installed=false
 done
 
-build=$(nginx -V 2>&1 || :)
-version=$(printf '%s\n' "$build" | sed -n 's|^nginx version: nginx/\([0-9.]*\).*|\1|p')
+about=$(nginx -V 2>&1 || :)
+version=$(printf '%s\n' "$about" | sed -n 's|^nginx version: nginx/\([0-9.]*\).*|\1|p')
+openssl=$(printf '%s\n' "$about" | sed -n 's|^built with OpenSSL \([0-9.]*\).*|\1|p')
 # what not every nginx has: as the program says, and as others have enabled
 modules=
-case $build in *--with-http_v3_module*) modules=$modules' "http_v3",' ;; esac
+case $about in *--with-http_v3_module*) modules=$modules' "http_v3",' ;; esac
 for module in "$configuration"/modules-enabled/*brotli-static*.conf; do
     [ ! -e "$module" ] || modules=$modules' "brotli_static",'
 done
@@ -47,6 +48,18 @@ while [ "$1" != -- ]; do
             [ "$mode" = check ] || install -o "${log_owner%:*}" -g "${log_owner#*:}" -m 0640 /dev/null "$log"
         fi
     done
+    shift
+done
+shift
+
+# Certificates that somebody else keeps: until one is there, ours stands in for it.
+stand_ins=false
+while [ "$1" != -- ]; do
+    if [ ! -e "$1" ]; then
+        changed=true
+        stand_ins=true
+        [ "$mode" = check ] || { (umask 022 && mkdir -p "${1%/*}") && ln -sfn "$certificate" "$1"; }
+    fi
     shift
 done
 shift
@@ -122,6 +135,6 @@ in_maintenance=$(sed -n 's/^\([a-z][a-z0-9_-]*\) .*; # \(since [0-9TZ: until-]*\
 # of all sites that were cached, those of today included
 caches=$(find "$cached" -mindepth 1 -maxdepth 1 -type d -name 'cache_site_*' -printf ' "%f",' 2>/dev/null || :)
 
-printf '{"changed": %s, "installed": %s, "version": "%s", "ipv6": %s, "certificate": "%s", "enabled": %s, "running": "%s", "maintenance": "%s", "modules": [%s], "caches": [%s]}\n' \
-    "$changed" "$installed" "$version" "$ipv6" "$fingerprint" "$enabled" "$running" "$in_maintenance" \
+printf '{"changed": %s, "installed": %s, "version": "%s", "openssl": "%s", "stand_ins": %s, "ipv6": %s, "certificate": "%s", "enabled": %s, "running": "%s", "maintenance": "%s", "modules": [%s], "caches": [%s]}\n' \
+    "$changed" "$installed" "$version" "$openssl" "$stand_ins" "$ipv6" "$fingerprint" "$enabled" "$running" "$in_maintenance" \
     "${modules%,}" "${caches%,}"

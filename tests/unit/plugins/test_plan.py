@@ -382,6 +382,27 @@ def test_https_is_forced_with_a_certificate_that_browsers_trust():
     assert fleet.nginx_sites(make({**SHOP, **tls}), "app1")[0]["https_redirect"] is False
 
 
+ACME = {**SHOP, "nginx": {"tls": {"mode": "acme"}}}
+
+
+def test_certificates_by_acme_are_for_the_hosts_that_clients_reach():
+    plan = make({**ACME, "hosts": ["linux_apps"]}, balancers="lb1")
+    [site] = fleet.nginx_sites(plan, "lb1")
+    assert site["tls"] == {"mode": "host_file", "file": "/var/lib/wsgi-fleet/acme/live/shop.pem"}
+    assert site["https_redirect"] is True
+    assert fleet.acme_certificates(plan, "lb1") == [{"name": "shop", "domains": SHOP["domains"]}]
+    assert fleet.nginx_challenges(plan, "lb1") == {"directory": "/var/lib/wsgi-fleet/acme/challenges", "peers": []}
+    assert fleet.acme_certificates(plan, "app1") == []
+    assert fleet.nginx_challenges(plan, "app1") == {}
+
+
+def test_hosts_for_the_same_names_pass_challenges_on():
+    plan = make(ACME)
+    assert fleet.nginx_challenges(plan, "app1")["peers"] == ["192.0.2.2:80"]
+    assert fleet.nginx_challenges(plan, "app2")["peers"] == ["192.0.2.1:80"]
+    assert fleet.nginx_challenges(make(SHOP), "app1") == {}
+
+
 # --- topologies ------------------------------------------------------------------------------------------------
 
 SOCKET = "unix:/run/wsgi-fleet/shop.sock"

@@ -371,7 +371,18 @@ WRONG = [
     ),
     (
         {"nginx": {"tls": {"mode": "letsencrypt"}}},
-        ("app shop: nginx.tls.mode: is 'letsencrypt', must be one of self_signed, files, off"),
+        ("app shop: nginx.tls.mode: is 'letsencrypt', must be one of self_signed, files, acme, off"),
+    ),
+    (
+        {"nginx": {"tls": {"mode": "acme"}}, "domains": ["shop.example.com", "*.shop.example.com"]},
+        (
+            "app shop: domains[1]: is '*.shop.example.com', which ACME cannot prove over HTTP; name the hosts, "
+            "or give nginx.tls files"
+        ),
+    ),
+    (
+        {"nginx": {"tls": {"mode": "off", "ca": "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"}}},
+        ("app shop: nginx.tls.ca: is of no use with mode off; set mode to files or acme, or leave it out"),
     ),
     (
         {"nginx": {"tls": {"mode": "off"}, "https_redirect": True}},

@@ -7,10 +7,11 @@ import socketserver
 import ssl
 import subprocess
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
-from ansible_collections.wsgi.fleet.plugins.module_utils.probing import ask, url_of
+from ansible_collections.wsgi.fleet.plugins.module_utils.probing import ask, days_left, url_of
 
 TARGET = {"name": "x", "address": None, "port": None, "socket": None, "host": "shop.example", "path": "/", "tls": False}
 TARGET["verify"] = True
@@ -96,6 +97,14 @@ def test_tls_asks_for_the_host_by_name(tmp_path, verify, status):
     assert answer["status"] == status
     assert names == ["shop.example"]
     assert ("certificate" in answer["error"]) is verify
+    assert answer.get("days_left") == (None if verify else 0)  # it has a day, less the moment that this took
+    trusted = {"ca": (tmp_path / "crt").read_text(), "verify": True}
+    assert days_left(ssl.PEM_cert_to_DER_cert(trusted["ca"]), time.time() + 3 * 86400) == -3
+
+
+@pytest.mark.parametrize("text", [b"", b"0", b"0\x82\xff\xff", bytes(40)])
+def test_no_certificate_has_no_days(text):
+    assert days_left(text, 0) is None
 
 
 def test_no_answer_is_an_answer_with_its_reason():

@@ -52,9 +52,23 @@ def test_rows_join_answers_and_releases(status, error, text, good):
     answer["good"] = good
     looks = {"app1": "other/current releases/1\nshop/current releases/0123"}
     rows = _status.status_rows({"app1": [answer]}, {"app1": []}, looks, NOW)
-    assert rows == [
-        {"host": "app1", "app": "shop", "release": "0123", "url": "http://shop/", "status": text, "good": good}
-    ]
+    row = {"host": "app1", "app": "shop", "release": "0123", "url": "http://shop/", "certificate": "-"}
+    assert rows == [row | {"status": text, "good": good}]
+
+
+@pytest.mark.parametrize(
+    ("days", "certificate", "good"), [(89, "89 days", True), (0, "0 days", True), (-1, "has ended", False)]
+)
+def test_rows_tell_how_long_certificates_last(days, certificate, good):
+    answer = {"name": "shop", "url": "https://shop/", "status": 200, "error": "", "seconds": 0.0123, "good": True}
+    [row] = _status.status_rows({"app1": [answer | {"days_left": days}]}, {"app1": []}, {}, NOW)
+    assert (row["certificate"], row["good"]) == (certificate, good)
+
+
+def test_authority_of_a_company_is_trusted():
+    tls = {"mode": "acme", "ca": "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"}
+    [target] = _status.edge_probes(plan(["lb1"], nginx={"tls": tls}, domains=["shop.example.com"]), "lb1")
+    assert (target["verify"], target["ca"]) == (True, tls["ca"])
 
 
 ENTRY = {"since": "2026-11-21T11:00:00Z", "until": None, "retry_after": None, "reason": None, "allow": []}

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ SITE: dict[str, Any] = {
     "upstream": {"servers": [{"address": "unix:/run/shop.sock"}]},
 }
 LOOK = {"changed": False, "installed": True, "version": "1.26.3", "ipv6": True, "certificate": "AB12"}
-LOOK |= {"enabled": True, "running": "", "maintenance": "", "modules": [], "caches": []}
+LOOK |= {"openssl": "3.0.17", "stand_ins": False, "enabled": True, "running": "", "maintenance": ""}
+LOOK |= {"modules": [], "caches": []}
 
 
 def load(path: str) -> Any:
@@ -144,6 +145,57 @@ def test_a_key_is_secret_and_private() -> None:
     assert files["wsgi-fleet/tls/shop.key"] == key
     assert files["wsgi-fleet/tls/shop.crt"] == {"path": "wsgi-fleet/tls/shop.crt", "content": "CERT\n"}
     assert options()["nginx_sites"]["options"]["tls"]["options"]["key"]["no_log"] is True
+
+
+def test_a_certificate_that_somebody_else_keeps() -> None:
+    site = {**SITE, "tls": {"mode": "host_file", "file": "/var/lib/acme/shop.pem"}}
+    assert "ssl_certificate_key /var/lib/acme/shop.pem;" in lines(render_site(site))
+    assert evaluate("__nginx_self_signed_names", [site]) == ["shop.example.com"]  # for the stand-in
+    assert evaluate("__nginx_host_files", [site]) == ["/var/lib/acme/shop.pem"]
+
+
+def test_a_stand_in_gives_way(tmp_path: Path) -> None:
+    file = tmp_path / "live" / "shop.pem"
+    assert host(tmp_path, "shop.example.com", mode="check", files=[file])["stand_ins"] is True
+    assert not file.is_symlink()
+    assert host(tmp_path, "shop.example.com", files=[file])["changed"] is True
+    assert "PRIVATE KEY" in file.read_text()
+    assert host(tmp_path, "shop.example.com", files=[file])["changed"] is False
+    file.unlink()
+    file.write_text("theirs")
+    assert host(tmp_path, "shop.example.com", files=[file])["changed"] is False
+    assert file.read_text() == "theirs"
+
+
+@pytest.mark.parametrize("redirect", [True, False])
+def test_challenges_are_answered_over_http(redirect: bool) -> None:
+    given = {"nginx_challenges": {"directory": "/var/lib/acme", "peers": ["192.0.2.2:80"]}}
+    site = {**SITE, "https_redirect": redirect}
+    [file] = [file for file in evaluate("__nginx_files", [site], **given) if file["path"] == "sites-enabled/shop.conf"]
+    text = render(file["template"], [site], **file["vars"], **given)
+    assert text.count("include wsgi-fleet/challenges.conf;") == 1
+    assert text.index("include wsgi-fleet/challenges.conf;") < text.index("location / {")
+    assert "root /var/lib/acme;" in lines(render("challenges.conf.j2", [site], **given))
+    assert "server 192.0.2.2:80;" in lines(render("nginx.conf.j2", [site], **given))
+    assert "challenge" not in render("nginx.conf.j2", [site])
+
+
+@pytest.mark.parametrize(
+    ("openssl", "curves"),
+    [
+        ("3.0.17", "X25519:prime256v1:secp384r1"),
+        ("3.5.4", "X25519MLKEM768:X25519:prime256v1:secp384r1"),
+        ("", "X25519:prime256v1:secp384r1"),
+    ],
+)
+def test_profiles_of_mozilla(openssl: str, curves: str) -> None:
+    written = lines(render("nginx.conf.j2", [SITE], {"openssl": openssl}))
+    assert "ssl_protocols TLSv1.2 TLSv1.3;" in written
+    assert f"ssl_ecdh_curve {curves};" in written
+    assert "ssl_session_tickets off;" in written
+    modern = lines(render("nginx.conf.j2", [SITE], {"openssl": openssl}, nginx_tls_profile="modern"))
+    assert "ssl_protocols TLSv1.3;" in modern
+    assert not [line for line in modern if line.startswith("ssl_ciphers")]
 
 
 @pytest.mark.parametrize(
@@ -361,14 +413,20 @@ def answering(path: str, status: int, body: str) -> Iterator[int]:
 
 
 def host(
-    directory: Path, *names: str, mode: str = "apply", days: int = 825, packages: str = "", port: int = 1
+    directory: Path,
+    *names: str,
+    mode: str = "apply",
+    days: int = 825,
+    packages: str = "",
+    port: int = 1,
+    files: Sequence[Path] = (),
 ) -> dict[str, Any]:
     (directory / "log").mkdir(exist_ok=True)
     owner = f"{directory.owner()}:{directory.group()}"
     argv = ["sh", "-s", "--", mode, packages, directory / "etc", directory / "log", owner, directory / "tls/pair.pem"]
     program = (ROLE / "files/host.sh").read_bytes()
     run = subprocess.run(
-        [*argv, str(days), str(port), directory / "cached", "shop", "--", *names],
+        [*argv, str(days), str(port), directory / "cached", "shop", "--", *files, "--", *names],
         input=program,
         check=True,
         capture_output=True,

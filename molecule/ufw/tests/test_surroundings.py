@@ -1,0 +1,42 @@
+"""What a firewall has around it: packets for others, Docker, a kernel without IPv6."""
+
+from __future__ import annotations
+
+from firewall import apply, changes, neighbour, replaced, restored
+from probes import connects
+
+testinfra_hosts = ["ansible://debian13"]  # one is enough: test_ufw.py holds both against the same measure
+
+
+def test_rules_for_packets_that_are_passed_on(host, address):
+    """The host leads its ports 9001 to 9003 to those of its neighbour, as one that publishes others' services does."""
+    there = neighbour(host).ansible.get_variables()["ansible_host"]
+    assert host.check_output("cat /proc/sys/net/ipv4/ip_forward") == "1"  # the sandbox allows no other value
+    for port in (9001, 9002, 9004):
+        leads = f"-p tcp --dport {port} -j DNAT --to-destination {there}:{port - 1000}"
+        host.check_output(f"iptables -t nat -A PREROUTING {leads}")
+    host.check_output(f"iptables -t nat -A POSTROUTING -d {there} -j MASQUERADE")
+    try:
+        assert [connects(address, port) for port in (9001, 9002, 9004)] == ["open", "refused", "dropped"]
+    finally:
+        host.check_output("iptables -t nat -F PREROUTING && iptables -t nat -F POSTROUTING")
+
+
+def test_docker_is_told_of(host):
+    rule = "-A DOCKER ! -i docker0 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80"
+    host.check_output(f"iptables -N DOCKER && iptables -t nat -N DOCKER && iptables -t nat {rule}")
+    try:
+        told = apply(host, check=True)
+        assert "Docker publishes 8080/tcp on this host, past ufw" in " ".join((told.stdout + told.stderr).split())
+        assert "changed=0" in told.stdout
+    finally:
+        host.check_output("iptables -X DOCKER && iptables -t nat -F DOCKER && iptables -t nat -X DOCKER")
+
+
+def test_host_without_ipv6(host, address):
+    with restored(host), replaced(host, "ip6tables", "exit 3"):
+        told = apply(host)
+        assert told.returncode == 0
+        assert "This host has no IPv6; passed over: {port: 8010" in " ".join((told.stdout + told.stderr).split())
+        assert [connects(address, port) for port in (22, 8001, 8012)] == ["open", "open", "dropped"]
+        assert changes(host) == 0
