@@ -47,6 +47,7 @@ EXIT_FAILED, EXIT_CUT, EXIT_USAGE = 1, 3, 64
 # Seconds.
 LOOK = 0.5  # between two looks at whether what is served has ended by itself
 SWEEP = 0.1  # between two looks at what is still to be answered
+NEWCOMER = 0.1  # within which a request is expected on a new connection
 QUIET = 1.0  # so long a connection has to be idle before a stop closes it: a request may be on its way
 EXIT_HANDLERS = 5.0  # what the application's own exit handlers may take
 RETRY_ROTATION = 30.0
@@ -399,10 +400,36 @@ class Tasks:
     is open, has to wait, but its connection ends with it: the next one may go to another process.
     """
 
-    def __init__(self, dispatcher: Any, threads: int) -> None:  # noqa: ANN401 - waitress has no types
-        self._dispatcher, self._threads = dispatcher, threads
+    def __init__(self, threads: int) -> None:
+        from waitress.channel import HTTPChannel
+        from waitress.task import ThreadedTaskDispatcher
+
+        self._channel, self._dispatcher, self._threads = HTTPChannel, ThreadedTaskDispatcher(), threads
+        self._dispatcher.set_thread_count(threads)
         self._lock, self._taken = threading.Lock(), 0
-        self.wake: Callable[[], None] = lambda: None  # tells the main loop that a thread is free
+        self._silent: list[Any] = []  # connections that have just come, and whose request is to be expected
+        self._wake: Callable[[], None] = lambda: None
+
+    def attend(self, listener: Any) -> None:  # noqa: ANN401 - waitress has no types
+        """Have a listener let in only whom there is a thread for."""
+        readable = listener.readable
+        listener.channel_class = self._let_in
+        listener.readable = lambda: readable() and self._is_free()  # the first one tidies up, too
+        self._wake = listener.trigger.pull_trigger
+
+    def _let_in(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
+        channel = self._channel(*arguments, **named)
+        self._silent.append(channel)
+        return channel
+
+    def _is_free(self) -> bool:
+        now = time.time()
+        self._silent = [
+            channel
+            for channel in self._silent
+            if channel.last_activity == channel.creation_time and now - channel.creation_time < NEWCOMER
+        ]
+        return self._taken + len(self._silent) < self._threads
 
     def add_task(self, channel: Any) -> None:  # noqa: ANN401
         with self._lock:
@@ -417,10 +444,7 @@ class Tasks:
             was_full = self._taken >= self._threads
             self._taken -= 1
         if was_full:
-            self.wake()
-
-    def free(self) -> bool:
-        return self._taken < self._threads
+            self._wake()
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         return getattr(self._dispatcher, name)
@@ -462,24 +486,18 @@ class Waitress:
 
     def start(self) -> None:
         from waitress.server import BaseWSGIServer, create_server
-        from waitress.task import ThreadedTaskDispatcher
 
         shared = [inherited_socket(self._config.listen_fd)] if self._config.listen_fd >= 0 else []
         settings = {**self._config.waitress, **({"sockets": shared} if shared else {})}
-        threads = adjustments(self._config).threads
-        dispatcher = ThreadedTaskDispatcher()
-        dispatcher.set_thread_count(threads)
-        tasks = Tasks(dispatcher, threads) if shared else dispatcher
+        tasks = Tasks(adjustments(self._config).threads) if shared else None
         try:
             server = create_server(self._application, map=self._map, _dispatcher=tasks, **settings)
         except OSError as error:
             where = ", ".join(f"{key} {settings[key]}" for key in OWN_SOCKETS if key in settings)
             raise HostError(f"waitress cannot listen ({where or 'port 8080'}): {error.strerror or error}") from None
         self._listeners = self._all(BaseWSGIServer)
-        if isinstance(tasks, Tasks):
-            tasks.wake = self._listeners[0].trigger.pull_trigger
-            for listener in self._listeners:
-                listener.readable = both(listener.readable, tasks.free)
+        if tasks:
+            tasks.attend(self._listeners[0])
         threading.Thread(target=self._serve, args=(server,), name="waitress-main", daemon=True).start()
 
     def _serve(self, server: Any) -> None:  # noqa: ANN401
@@ -581,11 +599,6 @@ def last_request_parser() -> type:
             self.headers["CONNECTION"] = "close"
 
     return LastRequestParser
-
-
-def both(first: Callable[[], bool], second: Callable[[], bool]) -> Callable[[], bool]:
-    """A function that is true when both are; the first is always called (waitress tidies up in it)."""
-    return lambda: first() and second()
 
 
 def has_input(connection: Any) -> bool:  # noqa: ANN401 - what waitress has as a socket
