@@ -149,7 +149,8 @@ def test_long_request_is_in_nobodys_way(host):
 def test_stop_cuts_neither_a_long_request_nor_a_slow_download(host):
     """Each of twenty seconds, at both processes; waitress alone would give them five."""
     before = processes(host)
-    ask = f"curl -sS --max-time 60 --unix-socket {SOCKET} -o /dev/null -w '%{{http_code}} %{{size_download}} %{{time_total}}'"
+    measured = "-o /dev/null -w '%{http_code} %{size_download} %{time_total}'"
+    ask = f"curl -sS --max-time 60 --unix-socket {SOCKET} {measured}"
     command = "; ".join(
         [
             *(f"{ask} http://demo/sleep/20 > /tmp/long{n} 2>&1 & " for n in range(2)),
