@@ -162,6 +162,14 @@ def waitress_instances(plan: Plan, host: str) -> Records:
     ]
 
 
+def served_otherwise(plan: Plan, host: str, server: str) -> list[str]:
+    """Return the apps of a host that another server serves: what one role wrote for them earlier stays.
+
+    Their live release may still need it, or an older one that comes back with the configuration that it was good with.
+    """
+    return [app["name"] for app in _apps(plan, host) if app["server"] != server]
+
+
 def workers_of_master(total: str | int, masters: int, vcpus: int) -> int:
     """Share an app's workers out to its masters, rounded up; auto is gunicorn's own rule of thumb."""
     wanted = 2 * int(vcpus) + 1 if total == "auto" else int(total)

@@ -375,6 +375,8 @@ def test_waitress_needs_no_more_than_its_name():
     # the same program for supervisord: its processes are replaced one after the other
     assert fleet.supervisor_programs(plan, "app1") == fleet.supervisor_programs(make(SHOP, apps="app1"), "app1")
     assert {"workers", "masters", "gunicorn"}.isdisjoint(plan["apps"]["shop"])
+    assert fleet.served_otherwise(plan, "app1", "gunicorn") == ["shop"]
+    assert fleet.served_otherwise(plan, "app1", "waitress") == []
 
 
 def test_every_key_of_waitress_arrives():
