@@ -34,7 +34,8 @@ def records(**changes):
 
 def play(host, playbook, **changes):
     """Run a playbook of the project against the host of the test alone."""
-    extra = json.dumps({"wsgi_apps": records(**changes), "wsgi_bad_releases": "retry"})
+    only = {} if playbook == "site.yml" else {"wsgi_apps_only": "demo", "wsgi_bad_releases": "retry"}
+    extra = json.dumps({"wsgi_apps": records(**changes), **only})
     inventories = [ROOT / "molecule/shared/inventory", SCENARIO / "inventory", Path(host.backend.ansible_inventory)]
     return run_playbook(playbook, "-e", extra, f"--limit={host.backend.host}", inventories=inventories)
 
