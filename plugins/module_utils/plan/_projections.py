@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from ._programs import background_programs
 from ._servers import CONFIG, FILES, server_of
 from ._topology import HTTP_PORT, HTTPS_PORT
-from ._waitress import trusting
+from ._waitress import complete_settings, trusting
 
 Plan = Mapping[str, Any]
 Records = list[dict[str, Any]]
@@ -153,7 +153,9 @@ def waitress_instances(plan: Plan, host: str) -> Records:
             "stop_timeout": app["waitress"]["stop_timeout"],
             "settings": {
                 # What waitress calls the peer at a Unix socket.
-                **trusting(app["waitress"]["settings"], "127.0.0.1" if "port" in app else "localhost"),
+                **trusting(
+                    complete_settings(app["waitress"]["settings"]), "127.0.0.1" if "port" in app else "localhost"
+                ),
                 "backlog": app["supervisor"].get("socket_backlog", _BACKLOG),
             },
         }
