@@ -47,6 +47,7 @@ class FilterModule:
             "migrating": fleet.migrating,
             "app_removed": fleet.app_removed,
             "gunicorn_instances": fleet.gunicorn_instances,
+            "served_otherwise": fleet.served_otherwise,
             "supervisor_programs": fleet.supervisor_programs,
             "nginx_sites": fleet.nginx_sites,
             "nginx_challenges": fleet.nginx_challenges,
@@ -54,5 +55,6 @@ class FilterModule:
             "nginx_maintenance": nginx_maintenance,
             "maintenance_errors": fleet.maintenance_errors,
             "ufw_rules": fleet.ufw_rules,
+            "waitress_instances": fleet.waitress_instances,
             "wheelhouse_hosts": fleet.wheelhouse_hosts,
         }

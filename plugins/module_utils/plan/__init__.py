@@ -24,8 +24,10 @@ from ._projections import (
     nginx_challenges,
     nginx_sites,
     python_versions,
+    served_otherwise,
     supervisor_programs,
     ufw_rules,
+    waitress_instances,
     wheelhouse_hosts,
 )
 from ._record import read_record
@@ -63,8 +65,10 @@ __all__ = [
     "nginx_sites",
     "python_versions",
     "release_rows",
+    "served_otherwise",
     "supervisor_programs",
     "ufw_rules",
+    "waitress_instances",
     "wheelhouse_hosts",
 ]
 
