@@ -41,7 +41,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+from ansible_collections.wsgi.fleet.plugins.module_utils import instances
+
 SETTING = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -70,14 +71,7 @@ def python_literal(value: object) -> str:
 
 def problems_of(instance: Mapping[str, Any]) -> list[str]:
     """What is wrong with one record, beyond its types."""
-    problems = []
-    if not NAME.fullmatch(instance["name"]):
-        problems.append("name: may hold letters, digits, '_', '.' and '-' only")
-    ways = [way for way in ("runner", "venv") if instance.get(way)]
-    if len(ways) != 1:
-        problems.append("runner, venv: exactly one of both must say how to run gunicorn")
-    elif ways == ["venv"] and not instance.get("directory"):
-        problems.append("directory: is missing; with venv, name the directory of the application")
+    problems = instances.problems_of(instance, "gunicorn")
     for name, value in (instance.get("settings") or {}).items():
         if not SETTING.fullmatch(name):
             problems.append(f"settings: '{name}' is no name of a setting")
@@ -96,13 +90,11 @@ def settings_lines(settings: Mapping[str, Any]) -> list[str]:
 def check_of(instance: Mapping[str, Any], check: str) -> dict[str, Any]:
     """The test that only gunicorn itself can make: with the application, in its environment, as its user."""
     path = f"{instance['name']}/gunicorn.conf.py"
-    runner = instance.get("runner") or []
-    python = [*runner, "python"] if runner else [f"{instance['venv']}/bin/python"]
     test = {
         "name": f"gunicorn --check-config for {instance['name']}",
         "file": path,
         "user": instance["user"],
-        "argv": [*python, "-c", check, "--config", f"{{root}}/{path}"],
+        "argv": [*instances.python_of(instance), "-c", check, "--config", f"{{root}}/{path}"],
         # A new release is tried when it is switched to; here only what changes here counts.
         "when_changed": [path],
     }
@@ -111,14 +103,9 @@ def check_of(instance: Mapping[str, Any], check: str) -> dict[str, Any]:
     return test
 
 
-def gunicorn_tree(instances: Sequence[Mapping[str, Any]], check: str) -> dict[str, Any]:
+def gunicorn_tree(records: Sequence[Mapping[str, Any]], check: str) -> dict[str, Any]:
     """See DOCUMENTATION."""
-    problems = [f"gunicorn_instances: {i['name']}: {problem}" for i in instances for problem in problems_of(i)]
-    names = [instance["name"] for instance in instances]
-    problems += [
-        f"gunicorn_instances: '{name}' is there twice; every name must be its own"
-        for name in sorted({name for name in names if names.count(name) > 1})
-    ]
+    problems = instances.all_problems(records, "gunicorn_instances", problems_of)
     if problems:
         return {"problems": problems, "files": [], "tests": []}
     files = [
@@ -134,9 +121,9 @@ def gunicorn_tree(instances: Sequence[Mapping[str, Any]], check: str) -> dict[st
             "mode": "0640",
             "secret": bool((instance.get("settings") or {}).get("raw_env")),
         }
-        for instance in instances
+        for instance in records
     ]
-    return {"problems": [], "files": files, "tests": [check_of(instance, check) for instance in instances]}
+    return {"problems": [], "files": files, "tests": [check_of(instance, check) for instance in records]}
 
 
 class FilterModule:

@@ -51,5 +51,6 @@ class FilterModule:
             "nginx_maintenance": nginx_maintenance,
             "maintenance_errors": fleet.maintenance_errors,
             "ufw_rules": fleet.ufw_rules,
+            "waitress_instances": fleet.waitress_instances,
             "wheelhouse_hosts": fleet.wheelhouse_hosts,
         }

@@ -24,6 +24,7 @@ from ._projections import (
     python_versions,
     supervisor_programs,
     ufw_rules,
+    waitress_instances,
     wheelhouse_hosts,
 )
 from ._record import read_record
@@ -50,6 +51,7 @@ __all__ = [
     "release_rows",
     "supervisor_programs",
     "ufw_rules",
+    "waitress_instances",
     "wheelhouse_hosts",
 ]
 

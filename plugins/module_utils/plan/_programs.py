@@ -20,8 +20,8 @@ _PRIORITY = 999
 
 def _check_name(value: object, where: Where) -> str | None:
     name = string(_NAME_WANTED, _NAME)(value, where)
-    if name == "gunicorn":
-        where.fail("'gunicorn' is what the app's own log is called; choose another name, such as worker")
+    if name == "web":
+        where.fail("'web' is what the app's own log is called; choose another name, such as worker")
         return None
     return name
 

@@ -7,22 +7,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
-from ._gunicorn import requirement
 from ._programs import background_programs
+from ._servers import CONFIG, FILES, server_of
 from ._topology import HTTP_PORT, HTTPS_PORT
+from ._waitress import trusting
 
 Plan = Mapping[str, Any]
 Records = list[dict[str, Any]]
 
-_CONFIG = "/etc/wsgi-fleet"
 _RUN = "/run/wsgi-fleet"
 _LOG = "/var/log/wsgi-fleet"
 _NGINX_LOG = "/var/log/nginx"
 _ROOT = "/srv"
 # The group of nginx, which alone may connect to an app's socket.
 _WEB_GROUP = "www-data"
-# More than gunicorn needs to end gracefully.
+# More than a server needs to end gracefully.
 _STOP_MARGIN = 10
+_BACKLOG = 2048
 
 
 def _apps(plan: Plan, host: str) -> Records:
@@ -45,15 +46,11 @@ def app_apps(plan: Plan, host: str) -> Records:
     return [
         {
             **{key: app[key] for key in keys if key in app},
-            "packages": [
-                requirement(app["gunicorn"]["version"], app["gunicorn"]["settings"]["worker_class"]),
-                *app["packages"],
-            ],
-            # gunicorn imports the app and reads its settings in the new release, before that goes live.
-            "check": ["gunicorn", "--check-config", "-c", f"{_CONFIG}/{app['name']}/gunicorn.conf.py"],
-            "serve": ["gunicorn", "--workers", "1", "-c", f"{_CONFIG}/{app['name']}/gunicorn.conf.py"]
-            if app["trial"]
-            else [],
+            "packages": [server_of(app).requirement(app), *app["packages"]],
+            "start": server_of(app).start(app),
+            # The server imports the app and reads its settings in the new release, before that goes live.
+            "check": server_of(app).check(app),
+            "serve": server_of(app).trial(app) if app["trial"] else [],
             "probes": live_probes(plan, host, app),
         }
         for app in _apps(plan, host)
@@ -120,15 +117,22 @@ def wheelhouse_hosts(plan: Plan, systems: Mapping[str, str]) -> list[str]:
     return chosen
 
 
+def _instance(app: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what roles gunicorn and waitress both want to know of an app."""
+    return {
+        "name": app["name"],
+        "user": app["name"],
+        "group": app["name"],
+        "callable": app["callable"],
+        "runner": [f"{CONFIG}/{app['name']}/run", "--next"],
+    }
+
+
 def gunicorn_instances(plan: Plan, host: str, vcpus: int) -> Records:
     """Return the instances of role gunicorn; only here the host's cores matter."""
     return [
         {
-            "name": app["name"],
-            "user": app["name"],
-            "group": app["name"],
-            "callable": app["callable"],
-            "runner": [f"{_CONFIG}/{app['name']}/run", "--next"],
+            **_instance(app),
             "settings": {
                 **app["gunicorn"]["settings"],
                 "bind": "fd://0",  # supervisord's socket
@@ -136,6 +140,25 @@ def gunicorn_instances(plan: Plan, host: str, vcpus: int) -> Records:
             },
         }
         for app in _apps(plan, host)
+        if app["server"] == "gunicorn"
+    ]
+
+
+def waitress_instances(plan: Plan, host: str) -> Records:
+    """Return the instances of role waitress."""
+    return [
+        {
+            **_instance(app),
+            "listen_fd": 0,  # supervisord's socket
+            "stop_timeout": app["waitress"]["stop_timeout"],
+            "settings": {
+                # What waitress calls the peer at a Unix socket.
+                **trusting(app["waitress"]["settings"], "127.0.0.1" if "port" in app else "localhost"),
+                "backlog": app["supervisor"].get("socket_backlog", _BACKLOG),
+            },
+        }
+        for app in _apps(plan, host)
+        if app["server"] == "waitress"
     ]
 
 
@@ -154,40 +177,35 @@ def supervisor_programs(plan: Plan, host: str) -> Records:
     programs: Records = []
     for app in _apps(plan, host):
         programs.append(_program(app))
-        programs += background_programs(app, f"{_CONFIG}/{app['name']}", _ROOT, _LOG)
+        programs += background_programs(app, f"{CONFIG}/{app['name']}", _ROOT, _LOG)
     return programs
 
 
 def _program(app: dict[str, Any]) -> dict[str, Any]:
     name = app["name"]
-    config = f"{_CONFIG}/{name}"
-    settings = app["gunicorn"]["settings"]
+    config = f"{CONFIG}/{name}"
+    server = server_of(app)
     program = {
         "name": name,
         "type": "fcgi-program",
-        "command": f"{config}/run gunicorn -c {config}/gunicorn.conf.py",
-        "numprocs": app["masters"],
+        "command": f"{config}/start",
+        "numprocs": server.processes(app),
         "process_name": "%(program_name)s_%(process_num)d",
         "socket": f"tcp://127.0.0.1:{app['port']}" if "port" in app else f"unix://{_RUN}/{name}.sock",
-        "socket_backlog": 2048,
+        "socket_backlog": _BACKLOG,
         "user": name,
         "directory": f"{_ROOT}/{name}",
         "autorestart": "true",
         # A worker that cannot import the app ends its master within this time.
         "startsecs": 5,
         "stopsignal": "TERM",
-        "stopwaitsecs": settings["graceful_timeout"] + _STOP_MARGIN,
-        # The master alone is asked to stop, and stops its workers gracefully; if it must be killed, they all are.
+        "stopwaitsecs": server.stop_time(app)[1] + _STOP_MARGIN,
+        # A master alone is asked to stop, and stops its workers gracefully; if it must be killed, they all are.
         "stopasgroup": False,
         "killasgroup": True,
-        "stdout_logfile": f"{_LOG}/{name}/gunicorn_%(process_num)d.log",
+        "stdout_logfile": f"{_LOG}/{name}/web_%(process_num)d.log",
         "redirect_stderr": True,
-        "watch": [
-            f"{_ROOT}/{name}/current",
-            f"{config}/env",
-            f"{config}/run",
-            f"{config}/gunicorn.conf.py",
-        ],
+        "watch": [f"{_ROOT}/{name}/current", *(f"{config}/{file}" for file in FILES)],
     }
     if "port" not in app:
         program |= {"socket_owner": f"{name}:{_WEB_GROUP}", "socket_mode": "0660"}
@@ -260,8 +278,8 @@ def _site(app: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keepalive(app: dict[str, Any]) -> dict[str, int]:
-    """Say how long nginx keeps idle connections: shorter than gunicorn does, and than nginx on an app host (65 s)."""
-    idle = min(app["gunicorn"]["settings"]["keepalive"] - 1, 60)
+    """Say how long nginx keeps idle connections: shorter than the server does, and than nginx on an app host (65 s)."""
+    idle = min(server_of(app).idle_time(app) - 1, 60)
     return {"keepalive": app["nginx"]["keepalive"], "keepalive_timeout": idle} if idle > 0 else {"keepalive": 0}
 
 

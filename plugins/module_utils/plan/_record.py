@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from . import _gunicorn
+from . import _gunicorn, _waitress
 from ._checks import (
     Field,
     Fields,
@@ -22,6 +22,7 @@ from ._checks import (
 )
 from ._mappings import NGINX, check_source, check_supervisor
 from ._programs import check_programs
+from ._servers import SERVERS, refuse_others, server_of
 from ._values import (
     NAME,
     check_callable,
@@ -70,13 +71,14 @@ _RECORD: Fields = {
     "hosts": Field(
         list_of(string("the name of a group or a host"), "a list of groups and hosts", empty=False), ["linux_apps"]
     ),
-    "server": Field(choice("gunicorn"), "gunicorn"),
+    "server": Field(choice(*SERVERS), "gunicorn"),
     "python": Field(check_python),
     "requirements": Field(list_of(relative("a file of requirements"), "a list of files of requirements"), []),
     "packages": Field(list_of(check_package, "a list of requirements"), []),
     "workers": Field(_check_workers, "auto"),
     "masters": Field(integer(1, 8), 2),
     "gunicorn": Field(_gunicorn.check_gunicorn, {"version": _gunicorn.DEFAULT_VERSION, "settings": {}}),
+    "waitress": Field(_waitress.check_waitress, _waitress.check_waitress({}, Where([], ""))),
     "port": Field(_check_port),
     "health": Field(string('a path such as "/healthz"', r"/[!-~]*")),
     "health_timeout": Field(integer(1, 600), 30),
@@ -119,6 +121,11 @@ def read_record(value: object, index: int, messages: list[str]) -> dict[str, Any
         where.at("keep_data").fail("is of use with state absent only; leave it out")
     if "nginx" not in value:
         record["nginx"] = mapping(NGINX)({}, where)
+    if record["server"]:
+        refuse_others(value, record["server"], where)
+        for name, server in SERVERS.items():
+            if name != record["server"]:
+                record = {key: member for key, member in record.items() if key not in server.keys}
     _check_together(record, where)
     return record
 
@@ -127,15 +134,23 @@ def _check_together(record: dict[str, Any], where: Where) -> None:
     """Check what depends on more than one key, and complete what follows from others."""
     for name in sorted(set(record["env"] or ()) & set(record["secrets"] or ())):
         where.at("secrets").at(name).fail("is in env as well; keep it in one of them")
-    gunicorn = record["gunicorn"]
+    gunicorn = record.get("gunicorn")
     if gunicorn and gunicorn["version"]:
-        _check_python_fits(record.get("python"), gunicorn["version"], where)
         gunicorn["settings"] = _gunicorn.complete_settings(
             str(record["name"]), gunicorn["version"], _without_wrong(gunicorn["settings"])
         )
-        _check_times(gunicorn["settings"], record["supervisor"] or {}, where)
+    served = _served(record)
+    if served:
+        server_of(record).fits(record, where)
+        _check_times(record, where)
     if record["nginx"] and record["nginx"]["tls"]:
-        _complete_nginx(record["nginx"], gunicorn, where.at("nginx"))
+        _complete_nginx(record["nginx"], server_of(record).answer_time(record) if served else 60, where.at("nginx"))
+
+
+def _served(record: dict[str, Any]) -> bool:
+    """Whether what the record says of its server is good enough to work with."""
+    about = record.get(record["server"] or "")
+    return bool(about and about["version"])
 
 
 def _without_wrong(settings: dict[str, Any]) -> dict[str, Any]:
@@ -144,29 +159,19 @@ def _without_wrong(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None or name not in numbers}
 
 
-def _check_python_fits(python: str | None, version: str, where: Where) -> None:
-    if python and int(python.split(".")[1]) < 10 and _gunicorn.release(version) >= (24, 0):
-        where.at("python").fail(
-            f"is {show(python)}, but gunicorn {version} needs 3.10 or newer; choose a newer Python, "
-            'or give gunicorn.version "23.0.0"'
-        )
-
-
-def _check_times(settings: dict[str, Any], supervisor: dict[str, Any], where: Where) -> None:
-    wait, graceful = supervisor.get("stopwaitsecs"), settings["graceful_timeout"]
-    if wait is not None and wait <= graceful:
+def _check_times(record: dict[str, Any], where: Where) -> None:
+    wait = (record["supervisor"] or {}).get("stopwaitsecs")
+    key, seconds = server_of(record).stop_time(record)
+    if wait is not None and wait <= seconds:
         where.at("supervisor.stopwaitsecs").fail(
-            f"is {wait}, must be more than gunicorn.graceful_timeout ({graceful}), "
-            "or supervisor kills workers that still answer"
+            f"is {wait}, must be more than {key} ({seconds}), or supervisor kills workers that still answer"
         )
 
 
-def _complete_nginx(nginx: dict[str, Any], gunicorn: dict[str, Any] | None, where: Where) -> None:
+def _complete_nginx(nginx: dict[str, Any], answer_time: int, where: Where) -> None:
     mode = nginx["tls"]["mode"]
     if nginx.get("https_redirect") and mode == "off":
         where.at("https_redirect").fail("is true, but tls.mode is off, so nothing answers there; set one of them")
     # Only a certificate that browsers trust: a redirect to a self-signed one would lock everybody out.
     nginx.setdefault("https_redirect", mode == "files")
-    timeout = gunicorn["settings"].get("timeout", 0) if gunicorn else 0
-    # gunicorn gives up first, so that its own answer is seen; an hour where it never does (timeout 0).
-    nginx.setdefault("proxy_read_timeout", min(timeout + 5, 86400) if timeout else 3600)
+    nginx.setdefault("proxy_read_timeout", answer_time)

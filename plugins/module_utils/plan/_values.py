@@ -153,7 +153,7 @@ def _wrong_callable(target: str) -> str:
     except (SyntaxError, ValueError):
         pass
     return (
-        "where gunicorn takes the name of an object or one call with literal arguments only; "
+        "where only the name of an object, or one call of it with literal arguments, can be served; "
         'write module:object, module:factory() or module:factory("value")'
     )
 
@@ -175,15 +175,16 @@ def relative(what: str) -> TextCheck:
 
 
 def check_package(value: object, where: Where) -> str | None:
-    """Check an extra requirement: one line, no option, and not gunicorn (that has its own key)."""
+    """Check an extra requirement: one line, no option, and no server (those have keys of their own)."""
     requirement = string('a requirement such as "redis==7.0.1"')(value, where)
     if requirement is None:
         return None
     if not re.match(r"[A-Za-z0-9]", requirement) or "\n" in requirement:
         where.fail(f'is {show(requirement)}, must be one requirement such as "redis==7.0.1", without options')
         return None
-    if re.match(r"gunicorn(?![A-Za-z0-9._-])", requirement, re.IGNORECASE):
-        where.fail("is gunicorn, whose version belongs in gunicorn.version")
+    server = re.match(r"(gunicorn|waitress)(?![A-Za-z0-9._-])", requirement, re.IGNORECASE)
+    if server:
+        where.fail(f"is {server[1]}, whose version belongs in {server[1].lower()}.version")
         return None
     return requirement
 

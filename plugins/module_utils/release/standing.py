@@ -8,7 +8,7 @@ A release directory holds, besides what the build made:
                  checked, tried, well: digest of the configuration with which its check passed, it answered on trial,
                  it answered when live; migrated; settled (found to be good since it went live);
                  returned (live by going back)
-    config/      copies of /etc/wsgi-fleet/APP (env, run, gunicorn.conf.py) as they were when it was found to be good
+    config/      copies of /etc/wsgi-fleet/APP (env, run, start ...) as they were when it was found to be good
 """
 
 from __future__ import annotations

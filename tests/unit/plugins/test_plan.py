@@ -125,6 +125,7 @@ def test_four_keys_are_enough():
             "source": SHOP["source"],
             "requirements": [],
             "packages": ["gunicorn==27.0.1"],
+            "start": ["gunicorn", "-c", "/etc/wsgi-fleet/shop/gunicorn.conf.py"],
             "check": ["gunicorn", "--check-config", "-c", "/etc/wsgi-fleet/shop/gunicorn.conf.py"],
             "serve": ["gunicorn", "--workers", "1", "-c", "/etc/wsgi-fleet/shop/gunicorn.conf.py"],
             "probes": [
@@ -167,7 +168,7 @@ def test_four_keys_are_enough():
         {
             "name": "shop",
             "type": "fcgi-program",
-            "command": "/etc/wsgi-fleet/shop/run gunicorn -c /etc/wsgi-fleet/shop/gunicorn.conf.py",
+            "command": "/etc/wsgi-fleet/shop/start",
             "numprocs": 2,
             "process_name": "%(program_name)s_%(process_num)d",
             "socket": "unix:///run/wsgi-fleet/shop.sock",
@@ -182,13 +183,16 @@ def test_four_keys_are_enough():
             "stopwaitsecs": 40,
             "stopasgroup": False,
             "killasgroup": True,
-            "stdout_logfile": "/var/log/wsgi-fleet/shop/gunicorn_%(process_num)d.log",
+            "stdout_logfile": "/var/log/wsgi-fleet/shop/web_%(process_num)d.log",
             "redirect_stderr": True,
             "watch": [
                 "/srv/shop/current",
                 "/etc/wsgi-fleet/shop/env",
                 "/etc/wsgi-fleet/shop/run",
+                "/etc/wsgi-fleet/shop/start",
                 "/etc/wsgi-fleet/shop/gunicorn.conf.py",
+                "/etc/wsgi-fleet/shop/waitress.json",
+                "/etc/wsgi-fleet/shop/wsgi_host.py",
             ],
         }
     ]

@@ -29,7 +29,7 @@ PEM = "must be PEM text (a lookup of the file will do)"
 DOMAIN = "must be a host name such as shop.example.com"
 NAME = "must be a lower case letter, then up to 30 of a-z, 0-9, _ and - (it is also the system user)"
 GRAMMAR = (
-    "where gunicorn takes the name of an object or one call with literal arguments only; "
+    "where only the name of an object, or one call of it with literal arguments, can be served; "
     'write module:object, module:factory() or module:factory("value")'
 )
 
@@ -70,7 +70,7 @@ WRONG = [
         ),
     ),
     ({"python": "3"}, "app shop: python: is '3', must be a version such as \"3.13\""),
-    ({"server": "uwsgi"}, "app shop: server: is 'uwsgi', must be one of gunicorn"),
+    ({"server": "uwsgi"}, "app shop: server: is 'uwsgi', must be one of gunicorn, waitress"),
     ({"env": ["A=1"]}, "app shop: env: is a list, must be a mapping of names to values"),
     # name
     ({"name": "Shop"}, f"wsgi_apps[0]: name: is 'Shop', {NAME}"),
@@ -472,9 +472,9 @@ WRONG = [
         "app shop: programs[0].name: is 'a_b', must be a lower case letter, then up to 30 of a-z, 0-9 and -",
     ),
     (
-        {"programs": [{"name": "gunicorn", "command": "x"}]},
+        {"programs": [{"name": "web", "command": "x"}]},
         (
-            "app shop: programs[0].name: 'gunicorn' is what the app's own log is called; "
+            "app shop: programs[0].name: 'web' is what the app's own log is called; "
             "choose another name, such as worker"
         ),
     ),
