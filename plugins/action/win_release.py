@@ -145,7 +145,8 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no type
         for record in args["apps"]:
             source = _Source(parse_app(_release_part(record)))
             try:
-                self._identify(source)
+                if args.get("state") != "asked":
+                    self._identify(source)
             except ReleaseError as error:
                 failures.append({"app": record["name"], "step": error.step, "problem": error.problem, "fix": error.fix})
                 continue

@@ -16,6 +16,7 @@ description:
     should have.
   - O(state=live) configures the instances, restarts those that are not what they should be one after the other, asks
     each over HTTP, and goes back to what was good last when one does not answer well.
+  - O(state=asked) asks every instance and changes nothing.
   - O(state=finished) removes old releases, and what was made for applications that are gone.
 author: The wsgi.fleet maintainers
 requirements: ["On the host: a complete Python 3.9 or newer"]
@@ -30,7 +31,7 @@ options:
   state:
     description: What to do.
     type: str
-    choices: [built, live, finished]
+    choices: [built, live, finished, asked]
     default: built
   check:
     description: Change nothing, and say what would change.
@@ -122,6 +123,15 @@ apps:
   description: For each application the release that it should have (C(id)) and the one that is configured (C(live)).
   returned: when the host was asked
   type: dict
+results:
+  description: The answers of the instances, as M(wsgi.fleet.probe) gives them.
+  returned: O(state=asked)
+  type: list
+  elements: dict
+look:
+  description: "The live releases, a line C(APP/current releases/ID) for each application."
+  returned: O(state=asked)
+  type: str
 failures:
   description: For each application that failed the step, the problem and a fix where one is known.
   returned: failure

@@ -196,15 +196,22 @@ class Switch:
 
 def ask(probe: Mapping[str, Any]) -> str:
     """Ask a server; empty when the answer is good, else what is wrong with it."""
+    status, error = get(probe)
+    if error:
+        return f"no answer from {probe['address']}:{probe['port']}: {error}"
+    return "" if status < probe["below"] else f"{probe['path']} is answered with {status}"
+
+
+def get(probe: Mapping[str, Any]) -> tuple[int, str]:
+    """Return the status of a server's answer, or why there is none."""
     connection = http.client.HTTPConnection(probe["address"], probe["port"], timeout=10)
     try:
         connection.request("GET", probe["path"], headers={"Host": probe["host"], "Connection": "close"})
-        status = connection.getresponse().status
+        return connection.getresponse().status, ""
     except (OSError, http.client.HTTPException) as error:
-        return f"no answer from {probe['address']}:{probe['port']}: {error}"
+        return 0, str(error)
     finally:
         connection.close()
-    return "" if status < probe["below"] else f"{probe['path']} is answered with {status}"
 
 
 def _text(value: Mapping[str, Any]) -> bytes:

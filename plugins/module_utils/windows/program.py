@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable
@@ -18,7 +19,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.release.sources import 
 from ansible_collections.wsgi.fleet.plugins.module_utils.windows import front as nginx
 from ansible_collections.wsgi.fleet.plugins.module_utils.windows import scm
 from ansible_collections.wsgi.fleet.plugins.module_utils.windows.host import Host, remove
-from ansible_collections.wsgi.fleet.plugins.module_utils.windows.live import Switch
+from ansible_collections.wsgi.fleet.plugins.module_utils.windows.live import Switch, get
 from ansible_collections.wsgi.fleet.plugins.module_utils.windows.releases import (
     Builder,
     environment_for_downloads,
@@ -47,10 +48,12 @@ class Run:
         self.failures: list[dict[str, str]] = []
         self.wanted: list[str] = []
         self.wheels = ""
+        self.results: list[dict[str, Any]] = []
 
     def answer(self) -> dict[str, Any]:
         """Do it, and tell everything that a task may want to know."""
-        {"built": self.build, "live": self.go_live, "finished": self.finish}[self.request["state"]]()
+        states = {"built": self.build, "live": self.go_live, "finished": self.finish, "asked": self.ask}
+        states[self.request["state"]]()
         host = self.host
         result: dict[str, Any] = {
             "changed": bool(host.actions),
@@ -61,6 +64,8 @@ class Run:
         }
         if self.request["state"] == "built":
             result.update(self.look())
+        if self.request["state"] == "asked":
+            result.update(results=self.results, look=self.releases())
         if host.diff:
             result["diff"] = host.diff
         if self.failures:
@@ -154,6 +159,31 @@ class Run:
         front = self.request["front"]
         if front:
             self.attempt("nginx", nginx.Front(self.host, manager, front).make_live)
+
+    # -- state asked --
+
+    def ask(self) -> None:
+        """Ask every instance, and answer as module probe does."""
+        for app in self.apps:
+            for instance in app["instances"]:
+                probe = instance["probe"]
+                started = time.monotonic()
+                status, error = get(probe)
+                self.results.append(
+                    {
+                        "name": app["name"],
+                        "url": f"http://{probe['host']}:{probe['port']}{probe['path']}",
+                        "status": status,
+                        "seconds": round(time.monotonic() - started, 3),
+                        "error": error,
+                        "good": not error and status < probe["below"],
+                    }
+                )
+
+    def releases(self) -> str:
+        """Return the live releases, in the form of the links that a Linux host has."""
+        live = {app["name"]: live_release(self.host, app["name"]) for app in self.apps}
+        return "\n".join(f"{name}/current releases/{release}" for name, release in live.items() if release)
 
     # -- state finished --
 

@@ -146,7 +146,7 @@ class Connection(ConnectionBase):  # type: ignore[misc]
             return self._run(json.loads(in_data.decode().split(SEPARATOR)[1]))
         found = re.search(r"EncodedCommand\s+(\S+)", cmd)
         script = base64.b64decode(found[1]).decode("utf-16-le") if found else cmd
-        removed = re.match(r"Remove-Item\s+'?([^']+?)'? -Force( -Recurse)?\s*$", script.strip())
+        removed = re.search(r"^Remove-Item '([^']+)' -Force( -Recurse)?;?$", script, re.MULTILINE)
         if removed is None:
             raise AnsibleError(f"winrig: PowerShell that is no module: {script[:300]!r}")
         self._ask({"module": "_remove", "args": {"path": removed[1]}})

@@ -114,7 +114,9 @@ def win_copy(a):
     if mode != "single":
         raise FailedError(f"the stand-in does not copy in mode {mode}")
     src = a.path("src")
-    a.done("force", "remote_src", "decrypt", "local_follow", "content")
+    if a("backup") or a("remote_src"):
+        raise FailedError("the stand-in knows neither backup nor remote_src")
+    a.done("force", "decrypt", "local_follow", "content")
     target = dest / a.values["_original_basename"] if dest.is_dir() else dest
     if target.is_file() and digest(target) == digest(src):
         return {"changed": False, "dest": str(target)}

@@ -1,4 +1,4 @@
-"""An application that tells how it runs, and that can take its time."""
+"""An application that says how it runs, and that can take its time."""
 
 import os
 import sys
@@ -10,19 +10,16 @@ app = Flask(__name__)
 BLOCK = b"0123456789abcdef" * 4096
 
 
-@app.get("/")
+@app.route("/", methods=["GET", "POST"])
 def index():
-    return {
-        "pid": os.getpid(),
-        "colour": os.environ.get("COLOUR"),
-        "secret": os.environ.get("TOKEN", "")[:4],
-        "service": os.environ.get("WSGI_FLEET_RELEASE"),
-        "prefix": sys.prefix,
-        "scheme": request.scheme,
-        "remote": request.remote_addr,
-        "host": request.host,
-        "version": 1,
-    }
+    request.get_data()
+    return f"{os.environ.get('COLOUR', 'none')} {os.getpid()} {request.scheme} {request.host} {request.remote_addr}"
+
+
+@app.get("/about")
+def about():
+    token = os.environ.get("TOKEN", "")
+    return {"prefix": sys.prefix, "release": os.environ["WSGI_FLEET_RELEASE"], "token": len(token)}
 
 
 @app.get("/healthz")
@@ -30,7 +27,7 @@ def healthz():
     return "well"
 
 
-@app.get("/sleep/<float:seconds>")
+@app.get("/sleep/<int:seconds>")
 def sleep(seconds):
     time.sleep(seconds)
     return "woke"
