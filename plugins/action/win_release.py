@@ -145,13 +145,14 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no type
         for record in args["apps"]:
             source = _Source(parse_app(_release_part(record)))
             try:
-                if args.get("state") != "asked":
+                if args.get("state") != "asked" and record["name"] not in (args.get("releases") or {}):
                     self._identify(source)
             except ReleaseError as error:
                 failures.append({"app": record["name"], "step": error.step, "problem": error.problem, "fix": error.fix})
                 continue
             sources[record["name"]] = source
-            apps.append(_request_of(record, source, where, str(args["python_version"])))
+            fixed = (args.get("releases") or {}).get(record["name"], "")
+            apps.append(_request_of(record, source, where, str(args["python_version"]), fixed))
         if failures:
             raise AnsibleActionFail(failure_message(failures, len(failures)))
         return sources, apps
@@ -280,15 +281,18 @@ def _release_part(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: record[key] for key in _RELEASE_KEYS if record.get(key) is not None}
 
 
-def _request_of(record: Mapping[str, Any], source: _Source, where: planned.Place, python: str) -> dict[str, Any]:
+def _request_of(
+    record: Mapping[str, Any], source: _Source, where: planned.Place, python: str, fixed: str
+) -> dict[str, Any]:
     app = source.app
     identity = source_identity(app.source, source.commit)
     major, minor = python.split(".")[:2]
     inputs = release_inputs(app, identity, f"cpython-{major}{minor}")
     request: dict[str, Any] = {
         **{key: record[key] for key in ("name", "secrets", "health_timeout", "keep_releases")},
-        "id": release_id(inputs),
-        "instances": planned.instances(where, record, release_id(inputs)),
+        "id": fixed or release_id(inputs),
+        "fixed": bool(fixed),
+        "instances": planned.instances(where, record, fixed or release_id(inputs)),
         "inputs": inputs,
         "description": describe(app.source, identity),
         "kind": app.source.kind,

@@ -84,6 +84,10 @@ options:
     description: Directory of wheels on the controller. When it is given, no index is asked.
     type: str
     default: ""
+  releases:
+    description: Releases by application that are to run instead of what the sources are now. The host must have them.
+    type: dict
+    default: {}
   environment:
     description: Environment of pip and downloads.
     type: dict

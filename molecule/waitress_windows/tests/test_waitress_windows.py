@@ -323,6 +323,20 @@ def test_a_rolling_restart_costs_no_request(tmp_path):
     assert not {process for _, process in before} & {process for _, process in after}
 
 
+def test_going_back_to_a_release_that_is_kept_takes_no_build(tmp_path):
+    blue = {"env": {"COLOUR": "blue"}}
+    first = json.loads(get(SHOP, "/about").text)["release"]
+    (tmp_path / "shop.py").write_text((SCENARIO / "files/shop/shop.py").read_text() + "# another\n")
+    assert changes(deploy(shop={**blue, "source": {"path": str(tmp_path)}}))["win1"] == 2
+    assert json.loads(get(SHOP, "/about").text)["release"] != first
+    fixed = json.dumps({"wsgi_release": {"shop": first}})
+    assert (
+        changes(play("site", "--limit", "win1", "-e", fixed, shop={**blue, "source": {"path": "/nowhere"}}))["win1"]
+        == 1
+    )
+    assert json.loads(get(SHOP, "/about").text)["release"] == first
+
+
 def test_a_release_that_does_not_start_never_takes_the_place(tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()

@@ -49,7 +49,7 @@ class Front:
         config = front["config"]
         self.service = Service(
             name=config["service"],
-            config=self.home / "service" / f"{front['service']}.json",
+            config=self.home / "service" / f"{config['service']}.json",
             content=front["service_file"].encode(),
             probe={},
             log=Path(config["log_file"]),
@@ -65,9 +65,9 @@ class Front:
         if changed:
             self._test(wanted)
         for name in changed:
-            secret = bool(self.front["files"].get(name, {}).get("secret"))
+            shown = not self.front["files"].get(name, {}).get("secret")
             if name in wanted:
-                host.write(self.conf / name, wanted[name], secret=secret)
+                host.write(self.conf / name, wanted[name], shown=shown)
             else:
                 host.actions.append(f"remove {self.conf / name}")
                 if not host.check:

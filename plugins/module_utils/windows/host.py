@@ -79,13 +79,13 @@ class Host:
             )
         return output
 
-    def write(self, path: Path, content: bytes, *, secret: bool = False) -> bool:
-        """Write a file in one step where it differs; say so."""
+    def write(self, path: Path, content: bytes, *, shown: bool = True) -> bool:
+        """Write a file in one step where it differs; say so, and show how unless it is secret or nobody's business."""
         before = read(path)
         if before == content:
             return False
         self.actions.append(f"write {path}")
-        if not secret:
+        if shown:
             self.diff.append(
                 {
                     "before_header": str(path),

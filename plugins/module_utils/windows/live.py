@@ -113,7 +113,7 @@ class Switch:
             self._judge_good()
             return
         before = live_release(host, self.name)
-        host.write(self.secrets, _text(self.app["secrets"]), secret=True)
+        host.write(self.secrets, _text(self.app["secrets"]), shown=False)
         begun: list[Service] = []
         try:
             for service in todo:

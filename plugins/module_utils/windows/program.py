@@ -117,7 +117,7 @@ class Run:
             self.wheels = str(archive.with_name("wheelhouse"))
             extract(archive, Path(self.wheels), strip=False)
         if self.request["service_host"]:
-            self.host.write(self.host.service_host, self.request["service_host"].encode())
+            self.host.write(self.host.service_host, self.request["service_host"].encode(), shown=False)
         for right in self.request["rights"]:
             if not self.host.check:
                 Path(right["path"]).mkdir(parents=True, exist_ok=True)
@@ -134,6 +134,13 @@ class Run:
         refuse_bad(host, app["name"], app["id"], self.request["bad"])
         if is_complete(release):
             return
+        if app["fixed"]:
+            kept = [path.name for path in sorted(release.parent.glob("*")) if is_complete(path)]
+            raise ReleaseError(
+                "choose",
+                f"release {app['id']} is not on this host; kept are {', '.join(kept) or 'none'}",
+                "name one of these, or let the source decide",
+            )
         if not host.check and not self.request["brought"]:
             self.wanted.append(app["name"])
             return

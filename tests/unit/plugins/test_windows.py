@@ -13,7 +13,7 @@ import yaml
 from ansible_collections.wsgi.fleet.plugins.action import win_release
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import ReleaseError
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.identity import MARKER
-from ansible_collections.wsgi.fleet.plugins.module_utils.windows import live, releases, scm, services
+from ansible_collections.wsgi.fleet.plugins.module_utils.windows import front, live, releases, scm, services
 from ansible_collections.wsgi.fleet.plugins.module_utils.windows.host import Host, read
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -269,3 +269,87 @@ def test_old_releases_go_and_unfinished_ones_too(host):
     (host.releases("shop") / ("3" * 12) / MARKER).write_text('{"built": "2025-01-01T00:00:00Z"}')
     releases.prune(host, "shop", 2, {NEW})
     assert sorted(path.name for path in host.releases("shop").iterdir()) == [OLD, NEW]
+
+
+# -- nginx in front
+
+
+def front_request(**files):
+    files = {name.replace("nginx__", "nginx.").replace("__", "/"): {"content": text} for name, text in files.items()}
+    config = {"service": services.NGINX, "log_file": "x.log", "start_timeout": 1, "stop_timeout": 1}
+    digest = json.dumps(files)
+    return {"id": "1", "config": config, "service_file": "{}", "files": files, "digest": digest, "status_port": 1}
+
+
+class Nginx(front.Front):
+    """A running nginx that has the configuration of its last start or reload."""
+
+    runs = ""
+    reloads = True
+
+    def __init__(self, host, machine, request):
+        machine.config = lambda name: {"venv": "/0/venv"}
+        machine.control = self.control
+        super().__init__(host, machine, request)
+
+    def control(self, name, code):
+        if Nginx.reloads:
+            Nginx.runs = self.front["digest"]
+        self.host.actions.append("reloaded")
+
+    def _restart(self):
+        self.host.actions.append("restarted")
+        self.manager.start(self.service.name, 1)
+        Nginx.runs = self.front["digest"]
+
+    def _answer(self):
+        return Nginx.runs
+
+
+@pytest.fixture
+def nginx(host, machine, monkeypatch):
+    monkeypatch.setattr(front, "_RELOAD_SECONDS", 0.1)
+    monkeypatch.setattr(Nginx, "runs", "")
+    monkeypatch.setattr(Nginx, "reloads", True)
+    monkeypatch.setattr(Host, "run", lambda self, argv, step, **_: refuse(argv))
+
+    def refuse(argv):
+        staged = Path(argv[-1])
+        assert staged.is_file()
+        if "bad" in staged.read_text():
+            raise ReleaseError("nginx", f"{staged}: unknown directive")
+
+    def apply(**files):
+        host.actions.clear()
+        Nginx(host, machine, front_request(**files)).make_live()
+        return [action for action in host.actions if not action.startswith("write")]
+
+    return apply
+
+
+def test_nginx_is_reloaded_for_what_is_new_and_left_alone_otherwise(nginx):
+    assert nginx(nginx__conf="one") == ["restarted"]
+    assert nginx(nginx__conf="one") == []
+    assert nginx(nginx__conf="two")[1:] == ["reloaded"]
+
+
+def test_nginx_is_restarted_when_a_reload_is_not_taken_up(nginx, host):
+    nginx(nginx__conf="one")
+    Nginx.reloads = False
+    assert nginx(nginx__conf="two")[1:] == ["reloaded", "restarted"]
+    assert "was restarted" in host.warnings[0]
+
+
+def test_what_nginx_refuses_changes_nothing(nginx, host):
+    nginx(nginx__conf="one")
+    with pytest.raises(ReleaseError, match="the old one stays"):
+        nginx(nginx__conf="bad")
+    assert (host.data / "nginx/conf/nginx.conf").read_text() == "one"
+    assert not (host.data / "nginx/conf.new").exists()
+
+
+def test_files_that_are_not_wanted_any_more_go(nginx, host):
+    nginx(nginx__conf="one", sites__old__conf="old")
+    assert (host.data / "nginx/conf/sites/old/conf").is_file()
+    nginx(nginx__conf="one")
+    assert not (host.data / "nginx/conf/sites/old/conf").exists()
