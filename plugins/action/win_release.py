@@ -103,7 +103,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no type
 
     def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        args = dict(self._task.args)
+        args = {**self._task.args.get("request", {}), "state": self._task.args.get("state", "built")}
         args["apps"] = [planned.complete(record) for record in args["apps"]]
         wrong = problems([_release_part(record) for record in args["apps"]])
         if wrong:
@@ -112,7 +112,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no type
         sources, apps = self._look_up(args, where)
         front = self._front(args, where)
         request = {
-            "state": args.get("state", "built"),
+            "state": args["state"],
             "check": bool(args.get("check", False)),
             "root": where.root,
             "data": where.data,
@@ -145,7 +145,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no type
         for record in args["apps"]:
             source = _Source(parse_app(_release_part(record)))
             try:
-                if args.get("state") != "asked" and record["name"] not in (args.get("releases") or {}):
+                if args["state"] != "asked" and record["name"] not in (args.get("releases") or {}):
                     self._identify(source)
             except ReleaseError as error:
                 failures.append({"app": record["name"], "step": error.step, "problem": error.problem, "fix": error.fix})

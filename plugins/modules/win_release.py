@@ -22,7 +22,7 @@ author: The wsgi.fleet maintainers
 requirements: ["On the host: a complete Python 3.9 or newer"]
 attributes:
   check_mode:
-    description: Told by O(check), for the command that carries it would be skipped. Give the task C(check_mode=false).
+    description: Told by O(request.check). Give the task C(check_mode=false), or the command that carries it is skipped.
     support: partial
   diff_mode:
     description: Shows configuration, never secrets.
@@ -33,86 +33,92 @@ options:
     type: str
     choices: [built, live, finished, asked]
     default: built
-  check:
-    description: Change nothing, and say what would change.
-    type: bool
-    default: false
-  bare:
-    description: The host has no Python yet, so that nothing can be asked there. For check mode.
-    type: bool
-    default: false
-  root:
-    description: Directory of programs and releases.
-    type: str
-    required: true
-  data:
-    description: Directory of configuration, logs and files.
-    type: str
-    required: true
-  python:
-    description: The host's python.exe.
-    type: str
-    required: true
-  python_version:
-    description: Its version. Major and minor number are part of what names a release.
-    type: str
-    required: true
-  service_host:
-    description: Text of the program that runs as the services.
-    type: str
-    required: true
-  apps:
-    description: Records as C(waitress_windows_apps).
-    type: list
-    elements: dict
-    required: true
-  removed:
-    description: Records as C(waitress_windows_removed).
-    type: list
-    elements: dict
-    default: []
-  rules:
-    description: The firewall's rules that are wanted; others of ours are answered as obsolete.
-    type: list
-    elements: dict
-    default: []
-  front:
-    description: nginx in front, with C(archive), C(checksum), C(files), C(config) and C(status_port). Empty is none.
+  request:
+    description: What to do it with; the same for every O(state).
     type: dict
-    default: {}
-  wheelhouse:
-    description: Directory of wheels on the controller. When it is given, no index is asked.
-    type: str
-    default: ""
-  releases:
-    description: Releases by application that are to run instead of what the sources are now. The host must have them.
-    type: dict
-    default: {}
-  environment:
-    description: Environment of pip and downloads.
-    type: dict
-    default: {}
-  timeout:
-    description: Seconds that one step of a build may take.
-    type: int
-    default: 900
-  bad:
-    description: Whether a release that was found to be bad is tried again.
-    type: str
-    choices: [refuse, retry]
-    default: refuse
+    required: true
+    suboptions:
+      check:
+        description: Change nothing, and say what would change.
+        type: bool
+        default: false
+      bare:
+        description: The host has no Python yet, so that nothing can be asked there. For check mode.
+        type: bool
+        default: false
+      root:
+        description: Directory of programs and releases.
+        type: str
+        required: true
+      data:
+        description: Directory of configuration, logs and files.
+        type: str
+        required: true
+      python:
+        description: The host's python.exe.
+        type: str
+        required: true
+      python_version:
+        description: Its version. Major and minor number are part of what names a release.
+        type: str
+        required: true
+      service_host:
+        description: Text of the program that runs as the services.
+        type: str
+        required: true
+      apps:
+        description: Records as C(waitress_windows_apps).
+        type: list
+        elements: dict
+        required: true
+      removed:
+        description: Records as C(waitress_windows_removed).
+        type: list
+        elements: dict
+        default: []
+      rules:
+        description: The firewall's rules that are wanted; others of ours are answered as obsolete.
+        type: list
+        elements: dict
+        default: []
+      front:
+        description: nginx in front, with C(archive), C(checksum), C(files), C(config), C(status_port). Empty is none.
+        type: dict
+        default: {}
+      wheelhouse:
+        description: Directory of wheels on the controller. When it is given, no index is asked.
+        type: str
+        default: ""
+      releases:
+        description: Releases by application that are to run instead of what the sources are. The host must have them.
+        type: dict
+        default: {}
+      environment:
+        description: Environment of pip and downloads.
+        type: dict
+        default: {}
+      timeout:
+        description: Seconds that one step of a build may take.
+        type: int
+        default: 900
+      bad:
+        description: Whether a release that was found to be bad is tried again.
+        type: str
+        choices: [refuse, retry]
+        default: refuse
 """
 
 EXAMPLES = r"""
 - name: Build the releases
   wsgi.fleet.win_release:
-    root: C:\Program Files\wsgi-fleet
-    data: C:\ProgramData\wsgi-fleet
-    python: C:\Python313\python.exe
-    python_version: "3.13"
-    service_host: "{{ lookup('ansible.builtin.file', 'wsgi_host.py') }}"
-    apps: [{name: shop, source: {path: shop}, callable: "wsgi:app", port: 8001}]
-    check: "{{ ansible_check_mode }}"
+    request:
+      root: C:\Program Files\wsgi-fleet
+      data: C:\ProgramData\wsgi-fleet
+      python: C:\Python313\python.exe
+      python_version: "3.13"
+      service_host: "{{ lookup('ansible.builtin.file', 'wsgi_host.py') }}"
+      apps: [{name: shop, source: {path: shop}, callable: "wsgi:app", port: 8001}]
+      check: "{{ ansible_check_mode }}"
   check_mode: false
   register: built
 """

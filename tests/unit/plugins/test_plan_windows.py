@@ -229,6 +229,12 @@ def test_without_balancers_clients_are_asked_for(front, port):
     assert _status.inner_probes(make(SHOP), "win1") == []
 
 
+@pytest.mark.parametrize(("hosts", "refused"), [(["windows_apps"], True), (["linux_apps", "win1"], False)])
+def test_a_deploy_says_that_it_does_not_reach_windows(hosts, refused):
+    found = fleet.deploy_errors({"wsgi_apps_only": "shop"}, make({**SHOP, "hosts": hosts}))
+    assert ["run site.yml" in message for message in found] == [True] * refused
+
+
 @pytest.mark.parametrize("front", ["none", "nginx"])
 @pytest.mark.parametrize("balancers", ["", "lb1"])
 def test_the_role_takes_what_it_is_given(front, balancers):
