@@ -74,7 +74,10 @@ class Reader:
         while self.kind == "plus":
             self.take()
             self.skip("line")
-            value = value + self.value()
+            added = self.value()
+            value = (
+                [*value, *(added if isinstance(added, list) else [added])] if isinstance(value, list) else value + added
+            )
         return value
 
     def value(self) -> Any:

@@ -211,9 +211,12 @@ class Run:
         present = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
         for name in sorted((present | data_too) - known):
             self.attempt(name, lambda name=name: self.remove_app(name, name in data_too))  # type: ignore[misc]
-        if not self.request["front"]:
-            for path in (self.host.root / "nginx", self.host.data / "nginx"):
-                self.attempt("nginx", lambda path=path: self.remove_path(path))  # type: ignore[misc]
+        front, unpacked = self.request["front"], self.host.root / "nginx"
+        obsolete = [unpacked, self.host.data / "nginx"]
+        if front:
+            obsolete = [path for path in unpacked.glob("*") if path.name != front["id"]]
+        for path in obsolete:
+            self.attempt("nginx", lambda path=path: self.remove_path(path))  # type: ignore[misc]
 
     def drop_instances(self, app: Mapping[str, Any]) -> None:
         wanted = {f"{instance['service']}.json" for instance in app["instances"]}
