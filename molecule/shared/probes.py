@@ -90,6 +90,12 @@ def wait_until(true: Callable[[], Any], seconds: float = 30, what: str = "it") -
         time.sleep(0.5)
 
 
+def run_as_root(*command: str) -> str:
+    """What a command on this machine says, which makes the hosts and may look into them."""
+    sudo = ["sudo", "-n"] if os.getuid() else []
+    return subprocess.run([*sudo, *command], check=True, capture_output=True, text=True, timeout=120).stdout
+
+
 def ansible_environment(**extra: str) -> dict[str, str]:
     """The environment of somebody who calls Ansible in a clone: nothing of molecule's own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))}

@@ -1,6 +1,6 @@
 """Visitors of a site: connections that stay open and ask, GET and POST in turn, until a file appears.
 
-    visitors.py ADDRESS HOST STOP_FILE CONNECTIONS PAUSE
+    visitors.py ADDRESS HOST STOP_FILE CONNECTIONS PAUSE [tls]
 
 Prints one JSON object: requests, failed (reason: number), retried, answers (first word of the body: number), and the
 percentiles p50, p99, p999 and max of the seconds that an answer took. A connection that the server closed while it was
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import sys
 import time
 from collections import Counter
@@ -24,10 +25,19 @@ class ClosedError(Exception):
     """The server had closed the connection before it read the request."""
 
 
+def trusting() -> ssl.SSLContext:
+    """Whoever answers: the certificates are made up."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 class Visitor:
-    def __init__(self, address: str, host: str, pause: float) -> None:
+    def __init__(self, address: str, host: str, pause: float, tls: bool) -> None:
         self.address = address
         self.pause = pause
+        self.options = {"port": 443, "ssl": trusting(), "server_hostname": host} if tls else {"port": 80}
         self.requests = [
             f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode(),
             f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(BODY)}\r\n\r\n".encode() + BODY,
@@ -38,7 +48,7 @@ class Visitor:
         """The status and the first word of the body."""
         fresh = self.stream is None
         if self.stream is None:
-            self.stream = await asyncio.open_connection(self.address, 80)
+            self.stream = await asyncio.open_connection(self.address, **self.options)
         reader, writer = self.stream
         try:
             writer.write(request)
@@ -91,8 +101,8 @@ async def main() -> None:
     connections, pause = int(sys.argv[4]), float(sys.argv[5])
     seconds: list[float] = []
     failed, answers, more = Counter(), Counter(), Counter()
-    visits = [visit(Visitor(address, host, pause), stop, seconds, failed, answers, more) for _ in range(connections)]
-    await asyncio.gather(*visits)
+    visitors = [Visitor(address, host, pause, "tls" in sys.argv[6:]) for _ in range(connections)]
+    await asyncio.gather(*[visit(visitor, stop, seconds, failed, answers, more) for visitor in visitors])
     seconds.sort()
     shares = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "max": 1}
     print(

@@ -46,6 +46,7 @@ class FilterModule:
             "migrating": fleet.migrating,
             "app_removed": fleet.app_removed,
             "gunicorn_instances": fleet.gunicorn_instances,
+            "served_otherwise": fleet.served_otherwise,
             "supervisor_programs": fleet.supervisor_programs,
             "nginx_sites": fleet.nginx_sites,
             "nginx_maintenance": nginx_maintenance,

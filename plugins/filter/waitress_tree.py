@@ -41,6 +41,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.wsgi.fleet.plugins.module_utils import instances
+from ansible_collections.wsgi.fleet.plugins.module_utils.plan._checks import plain
 
 # Keys of a record that are keys of the file too.
 _KEYS = ("callable", "directory", "listen_fd", "stop_timeout", "log_level")
@@ -63,7 +64,7 @@ def config_text(instance: Mapping[str, Any]) -> str:
     """The JSON file of an instance; ASCII only, so that no encoding matters."""
     config = {key: instance[key] for key in _KEYS if instance.get(key) is not None}
     config["waitress"] = instance.get("settings") or {}
-    return json.dumps(config, indent=2, sort_keys=True) + "\n"
+    return json.dumps(plain(config), indent=2, sort_keys=True) + "\n"
 
 
 def check_of(instance: Mapping[str, Any]) -> dict[str, Any]:

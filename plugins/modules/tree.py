@@ -128,6 +128,13 @@ options:
         type: list
         elements: str
         default: []
+  keep:
+    description:
+      - Directories, relative to O(root), in which files of an earlier run with the same O(name) stay as they are though
+        O(files) does not have them any more.
+    type: list
+    elements: str
+    default: []
   timeout:
     description: Seconds that each test may take.
     type: int

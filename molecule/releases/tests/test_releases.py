@@ -3,124 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
-from probes import ROOT, ansible_environment, fetch, run_playbook
-
-SCENARIO = ROOT / "molecule" / "releases"
-INVENTORIES = [ROOT / "inventories" / "sandbox", SCENARIO / "inventory"]
-BALANCER = "10.213.68.10"
-SITE = "web.sandbox.example"
-HOSTS = ("app1", "app2")
-RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
+from deploying import BALANCER, SITE, Visitors, begin, changes, follow, live, play, said, version
+from probes import fetch
 
 testinfra_hosts = ["ansible://lb1"]
 pytestmark = pytest.mark.usefixtures("fleet")
-
-
-@pytest.fixture
-def fleet(host):
-    return {
-        name: host.get_host(f"ansible://{name}", ansible_inventory=host.backend.ansible_inventory) for name in HOSTS
-    }
-
-
-@pytest.fixture(scope="session")
-def source(tmp_path_factory):
-    """Writes a version of the application; returns its directory."""
-
-    def write(version, **files):
-        directory = tmp_path_factory.mktemp("app")
-        (directory / "wsgi.py").write_text((SCENARIO / "files" / "app" / "wsgi.py").read_text())
-        (directory / "version").write_text(version)
-        for name, content in files.items():
-            (directory / name.replace("__", ".")).write_text(content)
-        return directory
-
-    return write
-
-
-def record(directory, **more):
-    return {
-        "name": "web",
-        "domains": [SITE],
-        "source": {"path": str(directory)},
-        "callable": "wsgi:app",
-        "health": "/",
-        "health_timeout": 6,
-        "secrets": {"TOKEN": "Hard-to-guess-4711"},
-        "nginx": {"tls": {"mode": "off"}},
-        **more,
-    }
-
-
-def variables(directory, more, options):
-    return json.dumps({"wsgi_apps": [record(directory, **more)], "wsgi_canary_seconds": 2, **options})
-
-
-def play(playbook, directory, *arguments, options=(), **more):
-    extra = variables(directory, more, dict(options))
-    return run_playbook(f"playbooks/{playbook}.yml", "-e", extra, *arguments, inventories=INVENTORIES)
-
-
-def changes(done):
-    """Changed tasks of each host, of a run that must have succeeded."""
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    return {host: int(changed) for host, _, changed, _, _ in RECAP.findall(done.stdout)}
-
-
-def said(done):
-    return " ".join((done.stdout + done.stderr).split())
-
-
-def version(address=BALANCER):
-    return fetch(address, SITE).text.split()[0]
-
-
-def live(fleet):
-    """Releases and processes of each host."""
-    show = "readlink /srv/web/current /srv/web/next; pgrep -u web | sort; sha256sum /etc/wsgi-fleet/web/*"
-    return {name: host.check_output(show) for name, host in fleet.items()}
-
-
-class Visitors:
-    """Fifty connections that ask as long as this is open; afterwards `seen` tells what they got.
-
-    Those with a pause leave the machine some time for the deploy.
-    """
-
-    def __init__(self, directory, pause=0.2):
-        self.stop = directory / "stop"
-        self.pause = str(pause)
-        self.seen = {}
-
-    def __enter__(self):
-        self.stop.unlink(missing_ok=True)
-        command = [sys.executable, ROOT / "molecule/shared/visitors.py", BALANCER, SITE, self.stop, "50", self.pause]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        time.sleep(1)
-        return self
-
-    def __exit__(self, *_):
-        self.stop.touch()
-        output, _ = self.process.communicate(timeout=60)
-        self.seen = json.loads(output)
-        print(self.seen)
-
-
-@pytest.fixture(scope="session")
-def one(source):
-    return source("one")
-
-
-@pytest.fixture(scope="session")
-def two(source):
-    return source("two")
 
 
 def test_fleet_is_made_with_everything_good(one, fleet):
@@ -254,20 +145,8 @@ MOMENTS = [
 def test_killed_deploy_is_mended_by_the_next(moment, source, fleet, tmp_path):
     directory = source(f"killed-at-{MOMENTS.index(moment)}")
     with Visitors(tmp_path) as visitors:
-        command = ["ansible-playbook", "playbooks/deploy.yml", *(f"--inventory={path}" for path in INVENTORIES)]
-        run = subprocess.Popen(
-            [*command, "-e", variables(directory, {}, {})],
-            cwd=ROOT,
-            env=ansible_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        for line in run.stdout:
-            if moment in line:
-                break
+        run = begin("deploy", directory)
+        follow(run, moment)
         time.sleep(0.5)
         run.send_signal(signal.SIGKILL)
         run.wait()

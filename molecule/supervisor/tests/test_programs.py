@@ -121,7 +121,7 @@ def test_killed_process_comes_back_by_itself_and_is_not_restarted_again(host):
 
 def test_logs_are_rotated_and_go_on(host):
     before = pids(host)
-    host.check_output("logrotate --force /etc/logrotate.d/supervisord")
+    host.check_output("logrotate --force /etc/logrotate.conf")
     assert host.file("/var/log/supervisord/ticker.log.1").exists
     wait_until(lambda: "tick" in host.check_output("cat /var/log/supervisord/ticker.log"), 10, "lines in the new log")
     size = host.file("/var/log/supervisord/ticker.log.1").size

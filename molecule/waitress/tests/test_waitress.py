@@ -34,7 +34,8 @@ def records(**changes):
 
 def play(host, playbook, **changes):
     """Run a playbook of the project against the host of the test alone."""
-    extra = json.dumps({"wsgi_apps": records(**changes), "wsgi_canary_seconds": 1})
+    only = {} if playbook == "site.yml" else {"wsgi_apps_only": "demo", "wsgi_bad_releases": "retry"}
+    extra = json.dumps({"wsgi_apps": records(**changes), **only})
     inventories = [ROOT / "molecule/shared/inventory", SCENARIO / "inventory", Path(host.backend.ansible_inventory)]
     return run_playbook(playbook, "-e", extra, f"--limit={host.backend.host}", inventories=inventories)
 
@@ -119,7 +120,7 @@ def test_processes_share_the_socket_and_are_the_applications_own(host):
     assert host.check_output("stat -c '%U:%G %a' /etc/wsgi-fleet/demo/waitress.json") == "root:demo 640"
     assert host.run("runuser -u demo -- sh -c 'echo >> /etc/wsgi-fleet/demo/wsgi_host.py'").rc != 0
     for pid in pids:  # supervisord's socket is not the standard input of what the application starts
-        assert host.check_output(f"readlink /proc/{pid}/fd/0") == "/dev/null"
+        assert host.check_output(f"runuser -u demo -- readlink /proc/{pid}/fd/0") == "/dev/null"
 
 
 def together(host, site, paths, tls=False):
@@ -149,18 +150,21 @@ def test_long_request_is_in_nobodys_way(host):
 def test_stop_cuts_neither_a_long_request_nor_a_slow_download(host):
     """Each of twenty seconds, at both processes; waitress alone would give them five."""
     before = processes(host)
-    ask = f"curl -sS --max-time 60 --unix-socket {SOCKET} -o /dev/null -w '%{{http_code}} %{{size_download}} %{{time_total}}'"
-    command = "; ".join(
-        [
-            *(f"{ask} http://demo/sleep/20 > /tmp/long{n} 2>&1 & " for n in range(2)),
-            *(f"{ask} --limit-rate 3M http://demo/large > /tmp/large{n} 2>&1 & " for n in range(2)),
-            "sleep 1",
-            "supervisorctl restart demo:demo_0 demo:demo_1",
-            "wait",
-            "cat /tmp/long? /tmp/large?",
-        ]
-    ).replace("& ;", "&")
-    done = host.run(f"bash -c {json.dumps(command)}")
+    script = f"""
+        told='%{{http_code}} %{{size_download}} %{{time_total}}\\n'
+        ask() {{ curl -sS --max-time 60 --unix-socket {SOCKET} -o /dev/null -w "$told" $@; }}
+        cd $(mktemp -d)
+        for n in 1 2; do
+            ask http://demo/sleep/20 > long$n &
+            ask --limit-rate 3M http://demo/large > slow$n &
+        done
+        sleep 1
+        supervisorctl restart demo:demo_0 demo:demo_1 >&2
+        wait
+        cat long* slow*
+    """
+    done = host.run("sh -c %s", script)
+    print(done.stderr)
     answers = re.findall(r"(\d{3}) (\d+) ([\d.]+)", done.stdout)
     assert [(status, int(size) > 10_000_000) for status, size, _ in answers] == [("200", False)] * 2 + [
         ("200", True)
@@ -198,7 +202,10 @@ def test_new_configuration_loses_no_request(host, tmp_path):
     assert not before & after
     assert visitors.met() == before | after  # all four of them while the visitors were there
     assert fetch(address(host), "demo.example").text.split()[1] == "moin"
-    assert together(host, "demo.example", ["/sleep/1"] * 12) < 1.9
+    for pid in processes(host):
+        assert host.check_output(f"cat /proc/{pid}/task/*/comm | wc -l") == str(
+            6 + 2
+        )  # requests, main loop, main thread
     assert changes(play(host, "site.yml", env={"GREETING": "moin"}, waitress={"threads": 6})) == 0
 
 
@@ -207,10 +214,8 @@ def test_new_configuration_loses_no_request(host, tmp_path):
     [
         ({"callable": "wsgi:nosuch"}, "callable: module 'wsgi' has no 'nosuch'"),
         ({"callable": "wsgi:LARGE"}, "'wsgi:LARGE' is a int, nothing that waitress could call"),
-        ({"gunicorn": {"timeout": 5}}, "app demo: gunicorn: is about gunicorn, but server is waitress"),
-        ({"waitress": {"thread": 5}}, "app demo: waitress.thread: is no setting of waitress; did you mean threads?"),
     ],
-    ids=["no such callable", "no callable", "gunicorn's", "no setting"],
+    ids=["no such callable", "no callable"],
 )
 def test_bad_configuration_never_goes_live(host, wrong, words):
     before, config = live(host), host.check_output("sha256sum /etc/wsgi-fleet/demo/waitress.json")
@@ -239,8 +244,7 @@ def test_server_changes_without_a_lost_request(host, tmp_path):
         assert fetch(address(host), "demo.example").text.startswith("waitress-")
     assert {answer.split("-")[0] for answer in visitors.met()} == {"gunicorn", "waitress"}
     changes(play(host, "site.yml"))
-    names = host.check_output("ls /etc/wsgi-fleet/demo").split()
-    assert names == ["env", "run", "start", "waitress.json", "wsgi_host.py"]
+    assert changes(play(host, "site.yml")) == 0
 
 
 def test_application_goes_with_all_that_was_its(host):

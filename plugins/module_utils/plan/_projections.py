@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from ._programs import background_programs
 from ._servers import CONFIG, FILES, server_of
 from ._topology import HTTP_PORT, HTTPS_PORT
-from ._waitress import trusting
+from ._waitress import complete_settings, trusting
 
 Plan = Mapping[str, Any]
 Records = list[dict[str, Any]]
@@ -153,13 +153,23 @@ def waitress_instances(plan: Plan, host: str) -> Records:
             "stop_timeout": app["waitress"]["stop_timeout"],
             "settings": {
                 # What waitress calls the peer at a Unix socket.
-                **trusting(app["waitress"]["settings"], "127.0.0.1" if "port" in app else "localhost"),
+                **trusting(
+                    complete_settings(app["waitress"]["settings"]), "127.0.0.1" if "port" in app else "localhost"
+                ),
                 "backlog": app["supervisor"].get("socket_backlog", _BACKLOG),
             },
         }
         for app in _apps(plan, host)
         if app["server"] == "waitress"
     ]
+
+
+def served_otherwise(plan: Plan, host: str, server: str) -> list[str]:
+    """Return the apps of a host that another server serves: what one role wrote for them earlier stays.
+
+    Their live release may still need it, or an older one that comes back with the configuration that it was good with.
+    """
+    return [app["name"] for app in _apps(plan, host) if app["server"] != server]
 
 
 def workers_of_master(total: str | int, masters: int, vcpus: int) -> int:

@@ -118,7 +118,7 @@ class Waitress:
         return "waitress.stop_timeout", app["waitress"]["stop_timeout"]
 
     def idle_time(self, app: App) -> int:
-        return int(app["waitress"]["settings"]["channel_timeout"] or 0)
+        return int(_waitress.complete_settings(app["waitress"]["settings"])["channel_timeout"])
 
     def answer_time(self, app: App) -> int:
         # waitress never gives up; this is nginx's own.

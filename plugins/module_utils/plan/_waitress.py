@@ -97,7 +97,7 @@ def check_waitress(value: object, where: Where) -> dict[str, Any] | None:
     _check_proxy(settings, where)
     # What was refused must not keep the rest from being checked.
     given = {key: member for key, member in given.items() if member is not None}
-    return {"version": DEFAULT_VERSION, "instances": 2, "stop_timeout": 30, **given, "settings": _completed(settings)}
+    return {"version": DEFAULT_VERSION, "instances": 2, "stop_timeout": 30, **given, "settings": settings}
 
 
 def _version(value: object, where: Where) -> str | None:
@@ -121,8 +121,8 @@ def _check_proxy(settings: dict[str, Any], where: Where) -> None:
                 where.at(name).fail("is of no use without trusted_proxy; leave one of them out")
 
 
-def _completed(given: dict[str, Any]) -> dict[str, Any]:
-    """Add what a production team would choose to the settings that the operator gave."""
+def complete_settings(given: dict[str, Any]) -> dict[str, Any]:
+    """Add what a production team would choose on Linux to the settings that the operator gave."""
     return {
         "threads": 8,
         # The idle connections of a few nginx workers use up waitress' own 100, and then nobody gets in any more.

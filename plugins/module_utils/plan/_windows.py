@@ -30,7 +30,8 @@ def check_windows(
         record["name"]: [host for host in layout.apps[record["name"]] if host in layout.windows] for record in records
     }
     taken = {name: _reserved(hosts[name]) for name in layout.windows}
-    ours = [record for record in records if running[record["name"]]]
+    # What is wrong with a record's server is reported already.
+    ours = [record for record in records if running[record["name"]] and record.get("waitress")]
     for record in ours:
         where = Where(messages, f"app {record['name']}")
         for key in _LINUX_ONLY:
@@ -39,6 +40,11 @@ def check_windows(
                     f"is for Linux hosts only, but the app runs on {running[record['name']][0]}; "
                     f"leave it out, or take the Windows hosts out of hosts"
                 )
+        limit = record["waitress"]["settings"].get("connection_limit", 0)
+        if limit > _MOST_CONNECTIONS:
+            where.at("waitress.connection_limit").fail(
+                f"is {limit}, but Windows hosts take {_MOST_CONNECTIONS} at most; give more instances instead"
+            )
         if record["front"] == "nginx" and record["nginx"]["tls"]["mode"] == "self_signed" and not layout.balancers:
             where.at("nginx.tls").fail(
                 "is self_signed, for which Windows hosts have no certificate; give mode files or off"
@@ -119,8 +125,14 @@ def _apps(plan: Plan, host: str) -> Records:
 
 
 def _settings(plan: Plan, app: Mapping[str, Any]) -> dict[str, Any]:
-    settings = {**app["waitress"]["settings"]}
-    settings["connection_limit"] = min(settings["connection_limit"], _MOST_CONNECTIONS)
+    settings = {
+        "threads": 8,
+        "connection_limit": _MOST_CONNECTIONS,
+        # nginx closes idle connections before; what a client left behind goes soon after.
+        "channel_timeout": 120,
+        "cleanup_interval": 10,
+        **app["waitress"]["settings"],
+    }
     if app["front"] == "nginx":
         return trusting(settings, "127.0.0.1")
     addresses = [plan["hosts"][name]["address"] for name in plan["balancers"]]

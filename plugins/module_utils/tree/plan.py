@@ -153,6 +153,9 @@ def _plan_removals(plan: Plan, request: Request, manifest: Manifest, store: Stor
     for path, record in sorted(manifest.files.items()):
         if path in plan.wanted.files:
             continue
+        if any(path.startswith(f"{request.root}/{kept}/") for kept in request.keep):
+            plan.wanted.files[path] = record
+            continue
         if record["adopted"]:
             plan.restored.append(path)
         directory = os.path.dirname(path)

@@ -57,6 +57,7 @@ ARGUMENTS: dict[str, Any] = {
             "when_changed": {"type": "list", "elements": "str", "default": []},
         },
     },
+    "keep": {"type": "list", "elements": "str", "default": []},
     "timeout": {"type": "int", "default": 60},
 }
 
@@ -105,6 +106,7 @@ class Request:
     directories: tuple[Directory, ...]
     tests: tuple[Trial, ...]
     timeout: int = 60
+    keep: tuple[str, ...] = ()
 
 
 def parse_mode(value: object) -> int:
@@ -139,6 +141,9 @@ def request_problems(request: Mapping[str, Any]) -> list[str]:
     if request["timeout"] < 1:
         found.append("timeout: must be at least 1 second")
 
+    for index, path in enumerate(request["keep"]):
+        if _path_problem(path):
+            found.append(f"keep[{index}] ({path}): path {_path_problem(path)}")
     seen: dict[str, str] = {}
     for kind in ("directories", "files"):
         for index, record in enumerate(request[kind]):
@@ -203,6 +208,7 @@ def build_request(request: Mapping[str, Any], contents: Sequence[bytes]) -> Requ
             for test in request["tests"]
         ),
         timeout=request["timeout"],
+        keep=tuple(request["keep"]),
     )
 
 

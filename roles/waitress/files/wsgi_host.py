@@ -52,7 +52,8 @@ QUIET = 1.0  # so long a connection has to be idle before a stop closes it: a re
 EXIT_HANDLERS = 5.0  # what the application's own exit handlers may take
 RETRY_ROTATION = 30.0
 
-log = logging.getLogger("wsgi_host")
+# Not by getLogger: an application that configures logging disables all loggers which it does not know.
+log, printed, complained = logging.Logger("wsgi_host"), logging.Logger("stdout"), logging.Logger("stderr")
 
 
 class HostError(Exception):
@@ -242,8 +243,8 @@ class LogStream:
 
     encoding, errors = "utf-8", "replace"
 
-    def __init__(self, name: str, level: int) -> None:
-        self._log, self._level, self._part, self._inside = log.getChild(name), level, "", threading.local()
+    def __init__(self, logger: logging.Logger, level: int) -> None:
+        self._log, self._level, self._part, self._inside = logger, level, "", threading.local()
 
     def write(self, text: str) -> int:
         if getattr(self._inside, "yes", False):  # a handler that fails prints to stderr
@@ -275,7 +276,7 @@ class LogStream:
 
 
 def set_up_log(config: Config, to_file: bool) -> None:
-    """Log to the file, or to standard error; whatever the application does to logging later, we are still heard."""
+    """Log to the file, or to standard error."""
     handler: logging.Handler = logging.StreamHandler()
     if to_file:
         try:
@@ -285,16 +286,14 @@ def set_up_log(config: Config, to_file: bool) -> None:
             )
         except OSError as error:
             raise HostError(f"log_file: {config.log_file} cannot be written: {error.strerror}") from None
-        sys.stdout, sys.stderr = LogStream("stdout", logging.INFO), LogStream("stderr", logging.ERROR)
+        sys.stdout, sys.stderr = LogStream(printed, logging.INFO), LogStream(complained, logging.ERROR)
     elif isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # or prints would wait in a buffer for hours
     if sys.stdin is None:  # as in a service on Windows
         sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123 - for as long as we run
     handler.setFormatter(logging.Formatter("%(asctime)s [%(process)d] %(levelname)s %(name)s: %(message)s"))
-    log.addHandler(handler)
-    log.propagate = False
-    logging.getLogger().addHandler(handler)
-    for logger in (log, logging.getLogger()):
+    for logger in (log, printed, complained, logging.getLogger()):
+        logger.addHandler(handler)
         logger.setLevel(config.log_level)
     if config.log_level != "DEBUG":
         # A line for each request that has to wait for a thread: on a busy day that is the whole log.
@@ -384,10 +383,7 @@ def enter(config: Config) -> Callable[..., Any]:
     if sys.path and sys.path[0] == here:  # the place of this file is none to import from
         del sys.path[0]
     sys.path.insert(0, str(Path.cwd()))
-    try:
-        return load_application(config.callable)
-    finally:
-        log.disabled = False  # as logging.config does to loggers that it is not told of
+    return load_application(config.callable)
 
 
 # -- waitress --------------------------------------------------------------------------------------------------
@@ -929,9 +925,7 @@ def main(arguments: list[str]) -> int:
     except BaseException as error:  # noqa: BLE001 - a SystemExit of the application included
         if isinstance(error, KeyboardInterrupt):
             return EXIT_FAILED
-        if not log.handlers:
-            logging.basicConfig(format="%(message)s")
-        tell(error)
+        tell(error)  # without a handler yet, to standard error
         return EXIT_FAILED
 
 

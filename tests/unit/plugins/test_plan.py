@@ -17,6 +17,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.wsgi.fleet.plugins.filter.plan import FilterModule
 from ansible_collections.wsgi.fleet.plugins.filter.supervisor_tree import supervisor_tree
 from ansible_collections.wsgi.fleet.plugins.module_utils import plan as fleet
+from ansible_collections.wsgi.fleet.plugins.module_utils.plan import _waitress
 
 ROOT = Path(__file__).resolve().parents[3]
 SHOP = {
@@ -110,6 +111,22 @@ def upstreams(plan: dict[str, Any], host: str) -> dict[str, list[str]]:
 def doors(plan: dict[str, Any], host: str) -> list[tuple[int, str]]:
     """Who may reach which port of a host."""
     return [(rule["port"], rule["from"]) for rule in fleet.ufw_rules(plan, host)]
+
+
+WAITRESS = {
+    **SHOP,
+    "server": "waitress",
+    "waitress": {
+        "version": "3.0.1",
+        "instances": 4,
+        "stop_timeout": 60,
+        "threads": 16,
+        "channel_timeout": 30,
+        "trusted_proxy_headers": ["x-forwarded-for"],
+        "ident": None,
+    },
+    "port": 8000,
+}
 
 
 # --- defaults --------------------------------------------------------------------------------------------------
@@ -322,6 +339,94 @@ def test_nginx_times_follow_gunicorn(gunicorn, read, keepalive):
     [site] = fleet.nginx_sites(make({**SHOP, "gunicorn": gunicorn}), "app1")
     assert site["proxy_read_timeout"] == read
     assert {key: value for key, value in site["upstream"].items() if key.startswith("keepalive")} == keepalive
+
+
+def test_waitress_needs_no_more_than_its_name():
+    plan = make({**SHOP, "server": "waitress"}, apps="app1")
+    assert fleet.gunicorn_instances(plan, "app1", 4) == []
+    [app] = fleet.app_apps(plan, "app1")
+    config = "/etc/wsgi-fleet/shop"
+    assert app["packages"] == ["waitress==3.0.2"]
+    assert app["start"] == app["serve"] == ["python", f"{config}/wsgi_host.py", f"{config}/waitress.json"]
+    assert app["check"] == ["python", f"{config}/wsgi_host.py", "--check", f"{config}/waitress.json"]
+    assert fleet.waitress_instances(plan, "app1") == [
+        {
+            "name": "shop",
+            "user": "shop",
+            "group": "shop",
+            "callable": "wsgi:app",
+            "runner": [f"{config}/run", "--next"],
+            "listen_fd": 0,
+            "stop_timeout": 30,
+            "settings": {
+                "trusted_proxy": "localhost",
+                "trusted_proxy_headers": ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"],
+                "threads": 8,
+                "connection_limit": 1000,
+                "asyncore_use_poll": True,
+                "channel_timeout": 120,
+                "cleanup_interval": 10,
+                "backlog": 2048,
+            },
+        }
+    ]
+    [site] = fleet.nginx_sites(plan, "app1")
+    assert (site["proxy_read_timeout"], site["upstream"]["keepalive_timeout"]) == (60, 60)
+    # the same program for supervisord: its processes are replaced one after the other
+    assert fleet.supervisor_programs(plan, "app1") == fleet.supervisor_programs(make(SHOP, apps="app1"), "app1")
+    assert {"workers", "masters", "gunicorn"}.isdisjoint(plan["apps"]["shop"])
+    assert fleet.served_otherwise(plan, "app1", "gunicorn") == ["shop"]
+    assert fleet.served_otherwise(plan, "app1", "waitress") == []
+
+
+def test_every_key_of_waitress_arrives():
+    plan = make({**WAITRESS, "supervisor": {"socket_backlog": 64}, "trial": False}, apps="app1")
+    [app] = fleet.app_apps(plan, "app1")
+    assert (app["packages"], app["serve"]) == (["waitress==3.0.1"], [])
+    [instance] = fleet.waitress_instances(plan, "app1")
+    assert instance["stop_timeout"] == 60
+    assert instance["settings"] == {
+        "trusted_proxy": "127.0.0.1",
+        "trusted_proxy_headers": ["x-forwarded-for"],
+        "threads": 16,
+        "connection_limit": 1000,
+        "asyncore_use_poll": True,
+        "channel_timeout": 30,
+        "cleanup_interval": 10,
+        "ident": None,
+        "backlog": 64,
+    }
+    [program] = fleet.supervisor_programs(plan, "app1")
+    assert (program["numprocs"], program["stopwaitsecs"], program["socket"]) == (4, 70, "tcp://127.0.0.1:8000")
+    assert fleet.nginx_sites(plan, "app1")[0]["upstream"]["keepalive_timeout"] == 29
+
+
+@pytest.mark.parametrize(
+    ("given", "trusted"),
+    [
+        ({"trusted_proxy": None}, {"trusted_proxy": None}),
+        ({"trusted_proxy": ""}, {"trusted_proxy": ""}),
+        (
+            {"trusted_proxy": "*", "trusted_proxy_headers": ["forwarded"]},
+            {"trusted_proxy": "*", "trusted_proxy_headers": ["forwarded"]},
+        ),
+    ],
+)
+def test_whom_waitress_believes_may_be_said(given, trusted):
+    plan = make({**SHOP, "server": "waitress", "waitress": given})
+    settings = fleet.waitress_instances(plan, "app1")[0]["settings"]
+    assert {key: value for key, value in settings.items() if key.startswith("trusted")} == trusted
+
+
+def test_settings_of_waitress_are_those_of_its_role():
+    spec = yaml.safe_load((ROOT / "roles" / "waitress" / "meta" / "argument_specs.yml").read_text())
+    instance = spec["argument_specs"]["main"]["options"]["waitress_instances"]["options"]
+    own = {"backlog", "host", "port", "listen", "ipv4", "ipv6", "unix_socket", "unix_socket_perms"}
+    assert set(instance["settings"]["options"]) - own == set(_waitress.SETTINGS)
+    assert own < set(_waitress.DERIVED)
+    known = {*_waitress.SETTINGS, *_waitress.DERIVED} - {"workers", "socket_options"}
+    waitress = pytest.importorskip("waitress.adjustments")
+    assert known == set(waitress.Adjustments._param_map)
 
 
 @pytest.mark.parametrize(
@@ -700,6 +805,7 @@ def as_module_options(options: dict[str, Any]) -> dict[str, Any]:
         ("app", "app_apps", fleet.app_apps),
         ("app", "app_removed", fleet.app_removed),
         ("gunicorn", "gunicorn_instances", lambda plan, host: fleet.gunicorn_instances(plan, host, 4)),
+        ("waitress", "waitress_instances", fleet.waitress_instances),
         ("nginx", "nginx_sites", fleet.nginx_sites),
         ("python", "python_versions", fleet.python_versions),
         ("supervisor", "supervisor_programs", fleet.supervisor_programs),
@@ -714,6 +820,7 @@ def test_roles_take_what_they_are_given(role, variable, project):
         make(
             SHOP,
             {**FULL, "name": "full", "domains": ["full.example"]},
+            {**WAITRESS, "name": "other", "domains": ["other.example"], "port": 8001},
             {"name": "old", "state": "absent"},
             balancers=names,
         )

@@ -263,6 +263,93 @@ WRONG = [
         ("app shop: port: is 8079, which is taken by nginx's status page on host app1; choose another, or auto"),
     ),
     ({"health": "healthz"}, "app shop: health: is 'healthz', must be a path such as \"/healthz\""),
+    # waitress
+    (
+        {"waitress": {}},
+        "app shop: waitress: is about waitress, but server is gunicorn; leave it out, or set server to waitress",
+    ),
+    (
+        {"server": "waitress", "masters": 3},
+        "app shop: masters: is about gunicorn, but server is waitress; leave it out, or set server to gunicorn",
+    ),
+    (
+        {"server": "waitress", "gunicorn": {"timeout": 3}},
+        "app shop: gunicorn: is about gunicorn, but server is waitress; leave it out, or set server to gunicorn",
+    ),
+    (
+        {"server": "waitress", "waitress": 4},
+        (
+            "app shop: waitress: is a whole number, "
+            "must be a mapping of waitress' settings, version, instances and stop_timeout"
+        ),
+    ),
+    (
+        {"server": "waitress", "waitress": {"thread": 4}},
+        "app shop: waitress.thread: is no setting of waitress; did you mean threads?",
+    ),
+    (
+        {"server": "waitress", "waitress": {"threads": "4"}},
+        "app shop: waitress.threads: is a string, must be a whole number of 1 or more",
+    ),
+    (
+        {"server": "waitress", "waitress": {"instances": 0}},
+        "app shop: waitress.instances: is 0, must be a whole number from 1 to 32",
+    ),
+    (
+        {"server": "waitress", "waitress": {"port": 8080}},
+        "app shop: waitress.port: is derived; give port on the record for a TCP socket",
+    ),
+    (
+        {"server": "waitress", "waitress": {"backlog": 8}},
+        (
+            "app shop: waitress.backlog: belongs to supervisor, which holds the socket; "
+            "give supervisor.socket_backlog on the record"
+        ),
+    ),
+    (
+        {"server": "waitress", "waitress": {"workers": 8}},
+        "app shop: waitress.workers: is gunicorn's; give instances for processes and threads for each of them",
+    ),
+    (
+        {"server": "waitress", "waitress": {"version": "2.1.1"}},
+        (
+            "app shop: waitress.version: is 2.1.1, must be 2.1.2 or newer (older ones "
+            "let requests be smuggled past nginx)"
+        ),
+    ),
+    (
+        {"server": "waitress", "waitress": {"trusted_proxy_headers": ["x-real-ip"]}},
+        (
+            "app shop: waitress.trusted_proxy_headers[0]: is 'x-real-ip', must be one of forwarded, x-forwarded-by, "
+            "x-forwarded-for, x-forwarded-host, x-forwarded-port, x-forwarded-proto"
+        ),
+    ),
+    (
+        {"server": "waitress", "waitress": {"trusted_proxy_headers": ["forwarded", "x-forwarded-for"]}},
+        (
+            "app shop: waitress.trusted_proxy_headers: holds forwarded and others; "
+            "waitress takes either forwarded or the others"
+        ),
+    ),
+    (
+        {"server": "waitress", "waitress": {"trusted_proxy": "", "trusted_proxy_count": 2}},
+        "app shop: waitress.trusted_proxy_count: is of no use without trusted_proxy; leave one of them out",
+    ),
+    (
+        {"server": "waitress", "waitress": {"stop_timeout": 50}, "supervisor": {"stopwaitsecs": 50}},
+        (
+            "app shop: supervisor.stopwaitsecs: is 50, must be more than waitress.stop_timeout (50), "
+            "or supervisor kills workers that still answer"
+        ),
+    ),
+    (
+        {"server": "waitress", "python": "3.8"},
+        "app shop: python: is '3.8', but server waitress needs 3.9 or newer; choose a newer Python",
+    ),
+    (
+        {"server": "waitress", "packages": ["Waitress>=3"]},
+        "app shop: packages[0]: is Waitress, whose version belongs in waitress.version",
+    ),
     # gunicorn
     ({"gunicorn": {"worker": 2}}, "app shop: gunicorn.worker: is no setting of gunicorn; did you mean workers?"),
     (

@@ -107,8 +107,10 @@ def test_who_is_believed_about_clients(front, balancers, address, trusted):
 
 
 def test_connections_stay_below_what_select_takes():
-    app = fleet.windows_apps(make({**SHOP, "waitress": {"connection_limit": 5000}}), "win1")[0]
-    assert app["waitress"]["connection_limit"] == 480
+    assert fleet.windows_apps(make(SHOP), "win1")[0]["waitress"]["connection_limit"] == 480
+    assert errors({**SHOP, "waitress": {"connection_limit": 481}}) == [
+        "app shop: waitress.connection_limit: is 481, but Windows hosts take 480 at most; give more instances instead"
+    ]
 
 
 def test_tls_and_cors_are_the_edges():

@@ -46,6 +46,7 @@ class Host:
         directories: dict[str, int] | None = None,
         tests: tuple[Trial, ...] = (),
         timeout: int = 5,
+        keep: tuple[str, ...] = (),
     ) -> Request:
         return Request(
             name=name,
@@ -57,6 +58,7 @@ class Host:
             directories=tuple(Directory(path, USER, GROUP, mode) for path, mode in (directories or {}).items()),
             tests=tests,
             timeout=timeout,
+            keep=keep,
         )
 
     def apply(self, files: dict[str, Content], **options: Any) -> dict[str, Any]:
@@ -230,6 +232,17 @@ def test_callers_share_a_directory(host: Host) -> None:
     assert app({"blog/env": "1"}, ".", "blog")["changed"] is False
     with pytest.raises(TreeError, match=r"/blog/env belongs to 'app'; 'gunicorn' cannot have it too"):
         host.apply({"blog/conf": "1", "blog/env": "2"}, name="gunicorn")
+
+
+def test_what_is_to_be_kept_stays_and_stays_ours(host: Host) -> None:
+    host.apply({"shop/conf": "1", "shop2/conf": "1", "blog/conf": "1"})
+    assert host.apply({"blog/conf": "2"}, keep=("shop",))["removed_files"] == ["shop2/conf"]
+    assert host.apply({"blog/conf": "2"}, keep=("shop",))["changed"] is False
+    host.put("shop/conf", "put back from a copy")
+    assert host.apply({"blog/conf": "2"}, keep=("shop",))["changed"] is False
+    assert host.everything()["shop/conf"] == "0644 put back from a copy"
+    assert host.apply({"blog/conf": "2"})["removed_files"] == ["shop/conf"]
+    assert sorted(host.everything()) == [".", "blog", "blog/conf"]
 
 
 def test_files_under_an_earlier_root_go_too(host: Host) -> None:

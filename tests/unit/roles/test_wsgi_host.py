@@ -239,6 +239,22 @@ def test_log_waits_for_a_file_that_somebody_holds(tmp_path: Path, monkeypatch: p
     assert len((tmp_path / "host.log.1").read_text().splitlines()) == 20
 
 
+def test_log_survives_what_the_application_does_to_logging(
+    python: str, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write(callable="django:app", log_file=str(tmp_path / "host.log"), waitress={"port": free_port()})
+    (tmp_path / "django.py").write_text(
+        "import logging.config\nlogging.config.dictConfig({'version': 1})\nfrom demo import app\nprint('printed')\n"
+    )
+    with subprocess.Popen([python, str(HOST), str(path)]) as process:
+        wait_for(lambda: "serving django:app" in (tmp_path / "host.log").read_text())
+        process.terminate()
+        assert process.wait(10) == 0
+    said = (tmp_path / "host.log").read_text()
+    assert "INFO stdout: printed" in said
+    assert "INFO wsgi_host: stopped" in said
+
+
 # -- serving
 
 

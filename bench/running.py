@@ -1,0 +1,76 @@
+"""What the benchmarks share: running a playbook as an operator would, and the head of a page of results."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "results"
+SUBNET = "10.213.67"
+RECAP = re.compile(r"^\S+\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
+
+# How hosts that live on this machine are made and reached, to be indented as variables of all hosts.
+HOSTS_HERE = f"""\
+sandbox_root: {ROOT}
+sandbox_fleet: bench
+sandbox_subnet: {SUBNET}.0/24
+sandbox_ip: "{{{{ ansible_host }}}}"
+sandbox_suite: trixie
+ansible_user: ansible
+ansible_ssh_private_key_file: {ROOT}/.cache/ssh/fleet-bench
+ansible_ssh_host_key_checking: false
+ansible_ssh_common_args: -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR
+"""
+
+
+@dataclass
+class Run:
+    """One run of a playbook: its seconds, and the most that one host had of tasks and of changes."""
+
+    seconds: float
+    tasks: int
+    changed: int
+
+
+def play(playbook: str, inventory: Path, *arguments: str, strategy: str = "linear") -> Run:
+    """Run `playbook`, or say what it said and stop."""
+    environment = os.environ | {
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_DEPRECATION_WARNINGS": "0",
+        "ANSIBLE_STRATEGY": strategy,
+        "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
+    }
+    started = time.monotonic()
+    done = subprocess.run(
+        ["ansible-playbook", "-i", str(inventory), str(ROOT / playbook), *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    seconds = time.monotonic() - started
+    recap = [[int(number) for number in match] for match in RECAP.findall(done.stdout)]
+    if done.returncode or not recap:
+        sys.exit(f"{playbook} failed:\n{done.stdout[-4000:]}\n{done.stderr[-2000:]}")
+    return Run(seconds, max(row[0] for row in recap), max(row[1] for row in recap))
+
+
+def head(title: str) -> list[str]:
+    """The first lines of a page: what was measured, when, and on what."""
+    version = subprocess.run(
+        [ROOT / ".venv/bin/ansible-playbook", "--version"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()[0]
+    today = datetime.datetime.now(datetime.timezone.utc).date()
+    machine = (
+        f"{version}, Python {platform.python_version()}, {os.cpu_count()} cores for the control node and all hosts."
+    )
+    return [f"# {title} on {today}", "", machine]
