@@ -57,4 +57,8 @@ class FilterModule:
             "ufw_rules": fleet.ufw_rules,
             "waitress_instances": fleet.waitress_instances,
             "wheelhouse_hosts": fleet.wheelhouse_hosts,
+            "windows_apps": fleet.windows_apps,
+            "windows_removed": fleet.windows_removed,
+            "windows_sites": fleet.windows_sites,
+            "windows_firewall_rules": fleet.windows_firewall_rules,
         }

@@ -42,6 +42,7 @@ from ._topology import (
     place,
     read_hosts,
 )
+from ._windows import check_windows, windows_apps, windows_firewall_rules, windows_removed, windows_sites
 
 __all__ = [
     "PlanError",
@@ -70,6 +71,10 @@ __all__ = [
     "ufw_rules",
     "waitress_instances",
     "wheelhouse_hosts",
+    "windows_apps",
+    "windows_firewall_rules",
+    "windows_removed",
+    "windows_sites",
 ]
 
 Groups = Mapping[str, Sequence[str]]
@@ -108,6 +113,7 @@ def _plan(apps: object, groups: Groups, hostvars: Mapping[str, Any]) -> tuple[di
     check_protocols(records, layout, messages)
     check_names(records, messages)
     ports = allot_ports(records, layout, hosts, messages)
+    windows_ports = check_windows(records, layout, hosts, messages)
     check_hosts(layout, hosts, messages)
     check_backups(records, layout, hosts, messages)
     leaving = place(going, groups, messages)
@@ -125,6 +131,7 @@ def _plan(apps: object, groups: Groups, hostvars: Mapping[str, Any]) -> tuple[di
             record["name"]: {
                 **{key: value for key, value in record.items() if key != "port"},
                 **({"port": ports[record["name"]]} if record["name"] in ports else {}),
+                **({"windows_port": windows_ports[record["name"]]} if record["name"] in windows_ports else {}),
                 "hosts": layout.apps[record["name"]],
             }
             for record in records
@@ -148,6 +155,7 @@ def _plan(apps: object, groups: Groups, hostvars: Mapping[str, Any]) -> tuple[di
                 "edge": name in layout.balancers or not layout.balancers,
                 # Answers balancers other than itself.
                 "inner": bool(running[name] and layout.others(name)),
+                **({"windows": True} if name in layout.windows else {}),
             }
             for name, host in hosts.items()
         },

@@ -73,6 +73,12 @@ def deploy_errors(given: Mapping[str, Any], plan: Plan) -> list[str]:
     options = read_fields(dict(given), _OPTIONS, where)
     for name in ("wsgi_apps_only", "wsgi_release"):
         refuse_unknown_apps(options.get(name) or (), plan["apps"], where.at(name))
+        for app in options.get(name) or ():
+            hosts = plan["apps"].get(app, {}).get("hosts", ())
+            if hosts and all(plan["hosts"][host].get("windows") for host in hosts):
+                where.at(name).fail(
+                    f"{show(app)} runs on Windows hosts alone, which this playbook does not reach; run site.yml for it"
+                )
     return messages
 
 

@@ -257,6 +257,7 @@ class _Upstreams:
     """Servers of upstreams; apps that run on the same hosts share one list, for fleets of many hosts."""
 
     def __init__(self, plan: Plan) -> None:
+        self._plan = plan
         self._hosts = plan["hosts"]
         self._balancers = set(plan["balancers"])
         self._shared: dict[tuple[Any, ...], Records] = {}
@@ -268,18 +269,29 @@ class _Upstreams:
         if host not in self._balancers:
             return first
         first = [{**server, **self._hosts[host]["share"]} for server in first]
-        key = (*limits.values(), *app["hosts"])
+        # Instances on Windows have ports of their own.
+        key = (*limits.values(), *app["hosts"], app.get("windows_port"))
         if key not in self._shared:
             self._shared[key] = [
-                {
-                    "address": endpoint(self._hosts[name]["address"], self._hosts[name]["http_port"]),
-                    **limits,
-                    **self._hosts[name]["share"],
-                }
+                {"address": address, **limits, **self._hosts[name]["share"]}
                 for name in app["hosts"]
                 if name != host
+                for address in _endpoints(self._plan, app, name)
             ]
         return first + self._shared[key]
+
+
+def _endpoints(plan: Plan, app: Mapping[str, Any], host: str) -> list[str]:
+    """Return where balancers reach an app on a host: its nginx, or on Windows without one each instance."""
+    known = plan["hosts"][host]
+    ports = instance_ports(app) if known.get("windows") and app["front"] == "none" else [known["http_port"]]
+    return [endpoint(known["address"], port) for port in ports]
+
+
+def instance_ports(app: Mapping[str, Any]) -> range:
+    """Return the ports of an app's instances on Windows."""
+    first = int(app["windows_port"])
+    return range(first, first + server_of(app).processes(app))
 
 
 def endpoint(address: str, port: int) -> str:

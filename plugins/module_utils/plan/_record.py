@@ -81,6 +81,7 @@ _RECORD: Fields = {
     "masters": Field(integer(1, 8), 2),
     "gunicorn": Field(_gunicorn.check_gunicorn, {"version": _gunicorn.DEFAULT_VERSION, "settings": {}}),
     "waitress": Field(_waitress.check_waitress, _waitress.check_waitress({}, Where([], ""))),
+    "front": Field(choice("nginx", "none"), "none"),
     "port": Field(_check_port),
     "health": Field(string('a path such as "/healthz"', r"/[!-~]*")),
     "health_timeout": Field(integer(1, 600), 30),

@@ -25,6 +25,8 @@ def edge_probes(plan: Plan, host: str) -> list[dict[str, Any]]:
         tls = nginx["tls"]
         mode = tls["mode"]
         target = _target(plan["apps"][name], known["address"], HTTP_PORT if known["balancer"] else known["http_port"])
+        if known.get("windows") and plan["apps"][name]["front"] == "none":
+            target["port"], mode = plan["apps"][name]["windows_port"], "off"
         if mode != "off":
             target |= {"port": HTTPS_PORT, "tls": True, "verify": mode != "self_signed"}
             target |= {"ca": tls["ca"]} if "ca" in tls else {}
@@ -37,7 +39,7 @@ def edge_probes(plan: Plan, host: str) -> list[dict[str, Any]]:
 def inner_probes(plan: Plan, host: str) -> list[dict[str, Any]]:
     """Return the targets of module probe as balancers reach them, to be asked on `host` itself: others are shut out."""
     known = plan["hosts"][host]
-    if not known["inner"]:
+    if not known["inner"] or known.get("windows"):
         return []
     return [_target(plan["apps"][name], "127.0.0.1", known["http_port"]) for name in known["apps"]]
 

@@ -37,6 +37,7 @@ class Layout(NamedTuple):
     """Who runs what, after all names are resolved."""
 
     linux: list[str]
+    windows: list[str]
     balancers: list[str]
     apps: dict[str, list[str]]  # app -> its hosts, sorted
 
@@ -47,7 +48,7 @@ class Layout(NamedTuple):
 
 def fleet(groups: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the hosts that the plan is about."""
-    return sorted({str(host) for group in (BALANCERS, LINUX) for host in groups.get(group) or ()})
+    return sorted({str(host) for group in (BALANCERS, LINUX, WINDOWS) for host in groups.get(group) or ()})
 
 
 def read_hosts(groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Any]) -> tuple[dict[str, Host], list[str]]:
@@ -99,12 +100,14 @@ def _backup(value: object, where: Where) -> bool:
 def lay_out(records: Sequence[dict[str, Any]], groups: Mapping[str, Sequence[str]], messages: list[str]) -> Layout:
     """Resolve where each app runs."""
     linux = sorted(map(str, groups.get(LINUX) or ()))
-    windows = set(groups.get(WINDOWS) or ())
-    for host in linux:
-        if host in windows:
-            Where(messages, f"host {host}").fail(f"is in {LINUX} and in {WINDOWS}; keep it in one of them")
+    windows = sorted(map(str, groups.get(WINDOWS) or ()))
+    balancers = sorted(map(str, groups.get(BALANCERS) or ()))
+    for name, members in ((LINUX, linux), (BALANCERS, balancers)):
+        for host in members:
+            if host in windows:
+                Where(messages, f"host {host}").fail(f"is in {name} and in {WINDOWS}; keep it in one of them")
     apps = place(records, groups, messages)
-    return Layout(linux=linux, balancers=sorted(map(str, groups.get(BALANCERS) or ())), apps=apps)
+    return Layout(linux=linux, windows=windows, balancers=balancers, apps=apps)
 
 
 def place(
@@ -112,7 +115,7 @@ def place(
 ) -> dict[str, list[str]]:
     """Resolve the hosts of each record."""
     linux = set(map(str, groups.get(LINUX) or ()))
-    windows = set(groups.get(WINDOWS) or ())
+    windows = set(map(str, groups.get(WINDOWS) or ()))
     return {
         record["name"]: _hosts_of(record, groups, linux, windows, Where(messages, f"app {record['name']}", "hosts"))
         for record in records
@@ -128,23 +131,30 @@ def _hosts_of(
 ) -> list[str]:
     hosts: set[str] = set()
     good = bool(record["hosts"])  # else what was wrong with them is reported already
+    # What is to go may have been anywhere.
+    able = linux | windows if record.get("server") == "waitress" or record["state"] == "absent" else linux
     for name in record["hosts"]:
         if name in groups or name == LINUX:
             # A group may hold more than app hosts (a site with its balancer): take what can run the app.
-            hosts.update(str(host) for host in groups.get(name) or () if host in linux)
-        elif name in linux:
+            hosts.update(str(host) for host in groups.get(name) or () if host in able)
+        elif name in able:
             hosts.add(name)
         else:
             good = False
             if name in windows:
-                where.fail(f"{name} is in {WINDOWS}, but server {record.get('server', 'gunicorn')} runs on Linux only")
+                where.fail(f"{name} is in {WINDOWS}, but server gunicorn runs on Linux only; set server to waitress")
             elif any(name in members for members in groups.values()):
                 where.fail(f"{name} is not in {LINUX}; add it there, or take it out here")
             else:
                 where.fail(f"{name} is neither a group nor a host of the inventory; {suggest(name, [*groups, *linux])}")
     if good and not hosts and record["state"] != "absent":
         names = ", ".join(record["hosts"])
-        where.fail(f"the app runs on no host: no host of {names} is in {LINUX}; add hosts to {LINUX} in the inventory")
+        if any(str(host) in windows for name in record["hosts"] for host in groups.get(name) or ()):
+            where.fail(f"the app runs on no host: {names} has Windows hosts only; set server to waitress")
+        else:
+            where.fail(
+                f"the app runs on no host: no host of {names} is in {LINUX}; add hosts to {LINUX} in the inventory"
+            )
     return sorted(hosts)
 
 

@@ -130,7 +130,10 @@ WRONG = [
     ({"hosts": []}, "app shop: hosts: is an empty list, must be a list of groups and hosts"),
     ({"hosts": ["ap1"]}, "app shop: hosts: ap1 is neither a group nor a host of the inventory; did you mean app1?"),
     ({"hosts": ["db1"]}, "app shop: hosts: db1 is not in linux_apps; add it there, or take it out here"),
-    ({"hosts": ["win1"]}, "app shop: hosts: win1 is in windows_apps, but server gunicorn runs on Linux only"),
+    (
+        {"hosts": ["win1"]},
+        "app shop: hosts: win1 is in windows_apps, but server gunicorn runs on Linux only; set server to waitress",
+    ),
     (
         {"hosts": ["empty", "databases"]},
         (

@@ -1,0 +1,170 @@
+# Copyright: The wsgi.fleet maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What wsgi.fleet.win_release takes and answers. It is an action plugin; the host's half is module_utils/windows."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: win_release
+short_description: Builds releases of Python applications on Windows, and brings them to life
+version_added: 0.1.0
+description:
+  - The part of role C(waitress_windows) for which Windows has no modules. It runs in the host's own Python, which it is
+    given, and reaches the host as M(ansible.windows.win_command) does. Request and secrets travel on standard input.
+  - O(state=built) builds the releases that are missing and says which services, rights and firewall rules the host
+    should have.
+  - O(state=live) configures the instances, restarts those that are not what they should be one after the other, asks
+    each over HTTP, and goes back to what was good last when one does not answer well.
+  - O(state=asked) asks every instance and changes nothing.
+  - O(state=finished) removes old releases, and what was made for applications that are gone.
+author: The wsgi.fleet maintainers
+requirements: ["On the host: a complete Python 3.9 or newer"]
+attributes:
+  check_mode:
+    description: Told by O(request.check). Give the task C(check_mode=false), or the command that carries it is skipped.
+    support: partial
+  diff_mode:
+    description: Shows configuration, never secrets.
+    support: full
+options:
+  state:
+    description: What to do.
+    type: str
+    choices: [built, live, finished, asked]
+    default: built
+  request:
+    description: What to do it with; the same for every O(state).
+    type: dict
+    required: true
+    suboptions:
+      check:
+        description: Change nothing, and say what would change.
+        type: bool
+        default: false
+      bare:
+        description: The host has no Python yet, so that nothing can be asked there. For check mode.
+        type: bool
+        default: false
+      root:
+        description: Directory of programs and releases.
+        type: str
+        required: true
+      data:
+        description: Directory of configuration, logs and files.
+        type: str
+        required: true
+      python:
+        description: The host's python.exe.
+        type: str
+        required: true
+      python_version:
+        description: Its version. Major and minor number are part of what names a release.
+        type: str
+        required: true
+      service_host:
+        description: Text of the program that runs as the services.
+        type: str
+        required: true
+      apps:
+        description: Records as C(waitress_windows_apps).
+        type: list
+        elements: dict
+        required: true
+      removed:
+        description: Records as C(waitress_windows_removed).
+        type: list
+        elements: dict
+        default: []
+      rules:
+        description: The firewall's rules that are wanted; others of ours are answered as obsolete.
+        type: list
+        elements: dict
+        default: []
+      front:
+        description: nginx in front, with C(archive), C(checksum), C(files), C(config), C(status_port). Empty is none.
+        type: dict
+        default: {}
+      wheelhouse:
+        description: Directory of wheels on the controller. When it is given, no index is asked.
+        type: str
+        default: ""
+      releases:
+        description: Releases by application that are to run instead of what the sources are. The host must have them.
+        type: dict
+        default: {}
+      environment:
+        description: Environment of pip and downloads.
+        type: dict
+        default: {}
+      timeout:
+        description: Seconds that one step of a build may take.
+        type: int
+        default: 900
+      bad:
+        description: Whether a release that was found to be bad is tried again.
+        type: str
+        choices: [refuse, retry]
+        default: refuse
+"""
+
+EXAMPLES = r"""
+- name: Build the releases
+  wsgi.fleet.win_release:
+    request:
+      root: C:\Program Files\wsgi-fleet
+      data: C:\ProgramData\wsgi-fleet
+      python: C:\Python313\python.exe
+      python_version: "3.13"
+      service_host: "{{ lookup('ansible.builtin.file', 'wsgi_host.py') }}"
+      apps: [{name: shop, source: {path: shop}, callable: "wsgi:app", port: 8001}]
+      check: "{{ ansible_check_mode }}"
+  check_mode: false
+  register: built
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, in words.
+  returned: always
+  type: list
+  elements: str
+apps:
+  description: For each application the release that it should have (C(id)) and the one that is configured (C(live)).
+  returned: when the host was asked
+  type: dict
+results:
+  description: The answers of the instances, as M(wsgi.fleet.probe) gives them.
+  returned: O(state=asked)
+  type: list
+  elements: dict
+look:
+  description: "The live releases, a line C(APP/current releases/ID) for each application."
+  returned: O(state=asked)
+  type: str
+failures:
+  description: For each application that failed the step, the problem and a fix where one is known.
+  returned: failure
+  type: list
+  elements: dict
+services:
+  description: The services that the host should have, for M(ansible.windows.win_service).
+  returned: O(state=built)
+  type: list
+  elements: dict
+obsolete_services:
+  description: Services of ours that it has and should not.
+  returned: O(state=built)
+  type: list
+  elements: str
+obsolete_rules:
+  description: Firewall rules of ours that it has and should not.
+  returned: O(state=built)
+  type: list
+  elements: str
+rights:
+  description: Who may what on which directory, for M(ansible.windows.win_acl).
+  returned: O(state=built)
+  type: list
+  elements: dict
+"""

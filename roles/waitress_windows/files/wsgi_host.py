@@ -1,0 +1,1 @@
+../../waitress/files/wsgi_host.py
