@@ -107,7 +107,13 @@ def deploy_blame(hosts: Sequence[str], hostvars: Mapping[str, Any]) -> str:
     """
     if any("deploy_built" not in hostvars[host] for host in hosts):
         return ""
-    return "\n".join(deploy_problems(hosts, hostvars))
+    lost = {
+        host
+        for host in hosts
+        for name in ("app_switched", "app_judged")
+        if hostvars[host].get(name, {}).get("unreachable")
+    }
+    return "\n".join(deploy_problems([host for host in hosts if host not in lost], hostvars))
 
 
 def deploy_report(problems: Sequence[str], hosts: Sequence[str], hostvars: Mapping[str, Any]) -> str:

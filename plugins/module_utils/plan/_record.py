@@ -191,8 +191,6 @@ def _complete_nginx(nginx: dict[str, Any], answer_time: int, where: Where) -> No
     nginx.setdefault("proxy_read_timeout", answer_time)
     if nginx.get("hsts") and mode == "off":
         where.at("hsts").fail("is given, but tls.mode is off; browsers take it over HTTPS only. Leave it out")
-    if mode not in ("off", "self_signed") and nginx["https_redirect"]:
-        nginx.setdefault("hsts", {"max_age": 31536000, "include_subdomains": False, "preload": False})
 
 
 def _check_site(record: dict[str, Any], where: Where) -> None:

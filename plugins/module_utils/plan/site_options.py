@@ -145,9 +145,7 @@ _HSTS: Fields = {
 
 
 def check_hsts(value: object, where: Where) -> dict[str, Any] | None:
-    """Accept for how long browsers shall insist on HTTPS; false says nothing to them."""
-    if value is False:
-        return {}
+    """Accept for how long browsers shall insist on HTTPS."""
     hsts = mapping(_HSTS)(value, where)
     if hsts and hsts["preload"] and (not hsts["include_subdomains"] or (hsts["max_age"] or 0) < _YEAR):
         where.at("preload").fail(

@@ -195,6 +195,7 @@ def test_release_is_blamed_only_where_every_host_could_build_it() -> None:
         "app1": {"deploy_built": True},
         "app2": {"deploy_built": True, "deploy_problem": "Ask what is live: shop: answered 500"},
         "app3": {"deploy_built": True},  # lost since
+        "app4": {"deploy_built": True, "app_judged": {"unreachable": True}, "deploy_problem": "could not be reached"},
     }
     assert _deploy.deploy_blame(list(hostvars), hostvars) == "app2: Ask what is live: shop: answered 500"
     hostvars["app3"] = {"deploy_problem": "Build: No space left on device"}
