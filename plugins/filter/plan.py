@@ -37,6 +37,7 @@ class FilterModule:
             "python_versions": fleet.python_versions,
             "app_apps": fleet.app_apps,
             "chosen_apps": fleet.chosen_apps,
+            "deploy_blame": fleet.deploy_blame,
             "deploy_errors": fleet.deploy_errors,
             "deploy_problems": fleet.deploy_problems,
             "deploy_report": fleet.deploy_report,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ._checks import Where, kind
-from ._deploy import chosen_apps, deploy_errors, deploy_problems, deploy_report, release_rows
+from ._deploy import chosen_apps, deploy_blame, deploy_errors, deploy_problems, deploy_report, release_rows
 from ._maintenance import maintenance_errors, nginx_maintenance
 from ._programs import check_names
 from ._projections import (
@@ -38,6 +38,7 @@ __all__ = [
     "app_apps",
     "app_removed",
     "chosen_apps",
+    "deploy_blame",
     "deploy_errors",
     "deploy_problems",
     "deploy_report",

@@ -94,9 +94,22 @@ def deploy_problems(hosts: Sequence[str], hostvars: Mapping[str, Any], passed: s
     return found
 
 
+def deploy_blame(hosts: Sequence[str], hostvars: Mapping[str, Any]) -> str:
+    """Return what speaks against the release itself, which nothing does as long as a host could not build it.
+
+    An index, a disk or a network may have failed then. Nor does a host that was lost on the way say anything of it.
+    """
+    if any("deploy_built" not in hostvars[host] for host in hosts):
+        return ""
+    return "\n".join(deploy_problems(hosts, hostvars))
+
+
 def deploy_report(problems: Sequence[str], hosts: Sequence[str], hostvars: Mapping[str, Any]) -> str:
     """Return what to tell the operator at the end of a deploy that failed."""
-    stuck = [f"{host}: {hostvars[host]['deploy_stuck']}" for host in hosts if "deploy_stuck" in hostvars[host]]
+    lost = "could not be reached any more; run the deploy again when it can, which brings it to where all others are"
+    stuck = [
+        f"{host}: {hostvars[host].get('deploy_stuck', lost)}" for host in hosts if "deploy_back" not in hostvars[host]
+    ]
     if not stuck:
         return "\n".join(["The deploy failed, and all hosts serve what was good before:", *problems])
     look = "These hosts did not get back to what was good before; look at them first:"

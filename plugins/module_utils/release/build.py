@@ -64,7 +64,8 @@ def attempt(job: Job, function: Callable[..., object], *arguments: object) -> No
     except ReleaseError as error:
         job.failure = error
     except OSError as error:
-        job.failure = ReleaseError("build", f"{error.strerror or error}: {error.filename}", suggest_fix(str(error)))
+        said = [str(part) for part in (error.strerror or error, error.filename) if part]
+        job.failure = ReleaseError("build", ": ".join(said), suggest_fix(str(error)))
 
 
 # -- building --------------------------------------------------------------------------------------------------

@@ -180,9 +180,25 @@ def test_problems_and_lost_hosts_stop_all_others() -> None:
     assert _deploy.deploy_problems(list(hostvars), hostvars) == ["app2: Build: no space"]
     found = _deploy.deploy_problems(list(hostvars), hostvars, "deploy_ready")
     assert found == ["app2: Build: no space", "app3: could not be reached, or ended before it had to"]
+    report = _deploy.deploy_report(found, list(hostvars), hostvars)
+    assert "look at them first:\napp1: could not be reached any more" in report
+    for known in hostvars.values():
+        known["deploy_back"] = True
     assert "all hosts serve what was good" in _deploy.deploy_report(found, list(hostvars), hostvars)
+    del hostvars["app1"]["deploy_back"]
     hostvars["app1"]["deploy_stuck"] = "Run: FATAL"
     assert "look at them first:\napp1: Run: FATAL" in _deploy.deploy_report(found, list(hostvars), hostvars)
+
+
+def test_release_is_blamed_only_where_every_host_could_build_it() -> None:
+    hostvars: dict[str, Any] = {
+        "app1": {"deploy_built": True},
+        "app2": {"deploy_built": True, "deploy_problem": "Ask what is live: shop: answered 500"},
+        "app3": {"deploy_built": True},  # lost since
+    }
+    assert _deploy.deploy_blame(list(hostvars), hostvars) == "app2: Ask what is live: shop: answered 500"
+    hostvars["app3"] = {"deploy_problem": "Build: No space left on device"}
+    assert _deploy.deploy_blame(list(hostvars), hostvars) == ""
 
 
 def test_access_logs_are_those_of_the_host_itself() -> None:
