@@ -186,13 +186,13 @@ def test_other_kind_of_key_and_other_names(host, address):
     if name(host) == "debian13":
         wanted = [
             {"name": "good", "domains": ["good.example.test"]},
-            {"name": "other", "domains": ["other.example.test", "new.example.test"]},
+            {"name": "other", "domains": ["other.example.test", "www.good.example.test"]},
         ]
         changed, said = apply(host, acme_key_type="rsa", acme_certificates=wanted)
         assert changed >= 2
         for site, names in (
             ("good", "DNS:good.example.test"),
-            ("other", "DNS:new.example.test, DNS:other.example.test"),
+            ("other", "DNS:other.example.test, DNS:www.good.example.test"),
         ):
             served_rsa = functools.partial(serves_rsa, address, f"{site}.example.test")
             wait_until(served_rsa, 10, site)
