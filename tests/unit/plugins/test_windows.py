@@ -353,3 +353,16 @@ def test_files_that_are_not_wanted_any_more_go(nginx, host):
     assert (host.data / "nginx/conf/sites/old/conf").is_file()
     nginx(nginx__conf="one")
     assert not (host.data / "nginx/conf/sites/old/conf").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "taken"),
+    [
+        ("[notice] x\nnginx: [emerg] bind() to 127.0.0.1:8079 failed (10013: Access denied)\n", True),
+        ('nginx: [emerg] unknown directive "stub_status" in nginx.conf:59', False),
+        ("[emerg] bind() to 0.0.0.0:80 failed\n[emerg] unknown directive", False),
+        ("something else", False),
+    ],
+)
+def test_ports_in_use_do_not_make_a_configuration_wrong(output, taken):
+    assert front.only_ports_are_taken(output) is taken
