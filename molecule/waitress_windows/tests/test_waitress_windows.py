@@ -326,7 +326,7 @@ def test_a_rolling_restart_costs_no_request(tmp_path):
 def test_going_back_to_a_release_that_is_kept_takes_no_build(tmp_path):
     blue = {"env": {"COLOUR": "blue"}}
     first = json.loads(get(SHOP, "/about").text)["release"]
-    (tmp_path / "shop.py").write_text((SCENARIO / "files/shop/shop.py").read_text() + "# another\n")
+    (tmp_path / "shop.py").write_text((SCENARIO / "files/shop/shop.py").read_text() + f"# {time.time()}\n")
     assert changes(deploy(shop={**blue, "source": {"path": str(tmp_path)}}))["win1"] == 2
     assert json.loads(get(SHOP, "/about").text)["release"] != first
     fixed = json.dumps({"wsgi_release": {"shop": first}})
@@ -340,7 +340,7 @@ def test_going_back_to_a_release_that_is_kept_takes_no_build(tmp_path):
 def test_a_release_that_does_not_start_never_takes_the_place(tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
-    (broken / "shop.py").write_text("raise SystemExit('no database')\n")
+    (broken / "shop.py").write_text(f"raise SystemExit('no database')  # {time.time()}\n")
     shop = {"env": {"COLOUR": "blue"}, "source": {"path": str(broken)}}
     with Visitors(tmp_path) as visitors:
         done = deploy(shop=shop)
