@@ -121,11 +121,18 @@ class Switch:
                 host.write(service.config, service.content)
                 host.actions.append(f"restart {service.name}")
                 if not host.check:
-                    restart(self.manager, service)
+                    self._restart(service)
                     self._see_well(service)
         except ReleaseError as error:
             raise self._go_back(begun, before, error) from error
         self._judge_good()
+
+    def _restart(self, service: Service) -> None:
+        try:
+            restart(self.manager, service)
+        except ReleaseError as error:
+            said = f"{error.problem}{self._log_end(service)}"
+            raise ReleaseError(error.step, said, error.fix or f"look at {service.log}") from error
 
     def _see_well(self, service: Service) -> None:
         """Wait for a good answer."""

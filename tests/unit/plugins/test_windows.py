@@ -137,6 +137,7 @@ class Machine:
         self.next = 100
         self.log = []
         self.broken = set()  # releases that do not answer
+        self.dead = set()  # and that do not start
 
     def config(self, name):
         return json.loads(read(self.host.config("shop") / f"{name}.json"))
@@ -154,6 +155,8 @@ class Machine:
     def start(self, name, timeout):
         release = self.config(name)["venv"].split("/")[-2]
         self.log.append(f"start {name} {release[0]}")
+        if release in self.dead:
+            raise ReleaseError("start", f"service {name} did not start")
         self.next += 1
         self.pids[name], self.times[self.next] = self.next, time.time()
 
@@ -217,6 +220,17 @@ def test_a_release_that_does_not_answer_takes_the_others_back(host, machine):
         releases.refuse_bad(host, "shop", NEW, "refuse")
     releases.refuse_bad(host, "shop", NEW, "retry")
     assert switch(host, machine, OLD) == []
+
+
+def test_a_release_that_does_not_start_says_why_in_its_log(host, machine):
+    switch(host, machine, OLD)
+    machine.dead.add(NEW)
+    (host.data / "shop.log").write_text("SystemExit: no database\n")
+    with pytest.raises(ReleaseError) as caught:
+        switch(host, machine, NEW)
+    assert "shop-0 did not start\nthe end of its log:\nSystemExit: no database\n" in caught.value.problem
+    assert f"release {OLD} is live again" in caught.value.problem
+    assert str(host.data / "shop.log") in caught.value.fix
 
 
 def test_without_a_good_release_there_is_none_to_go_back_to(host, machine):
