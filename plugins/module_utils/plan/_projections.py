@@ -26,6 +26,11 @@ _WEB_GROUP = "www-data"
 # More than a server needs to end gracefully.
 _STOP_MARGIN = 10
 _BACKLOG = 2048
+# What every nginx is told of a site as the record has it, on Linux and on Windows.
+SITE_KEYS = (
+    *("client_max_body_size", "proxy_connect_timeout", "proxy_send_timeout", "proxy_read_timeout"),
+    "error_pages",
+)
 
 
 def _apps(plan: Plan, host: str) -> Records:
@@ -301,18 +306,11 @@ def endpoint(address: str, port: int) -> str:
 
 def _site(app: dict[str, Any]) -> dict[str, Any]:
     nginx = app["nginx"]
-    keys = (
-        "client_max_body_size",
-        "proxy_connect_timeout",
-        "proxy_send_timeout",
-        "proxy_read_timeout",
-        "error_pages",
-    )
     return {
         "name": app["name"],
         "server_names": app["domains"],
         "https_port": HTTPS_PORT,
-        **{key: nginx[key] for key in keys},
+        **{key: nginx[key] for key in SITE_KEYS},
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ._checks import Where
-from ._projections import Plan, Records, health_request, instance_ports
+from ._projections import SITE_KEYS, Plan, Records, health_request, instance_ports
 from ._servers import server_of
 from ._topology import HTTPS_PORT, OUR_PORTS, Host, Layout
 from ._waitress import trusting
@@ -158,20 +158,13 @@ def windows_sites(plan: Plan, host: str) -> Records:
         if app["front"] != "nginx":
             continue
         nginx = app["nginx"]
-        keys = (
-            "client_max_body_size",
-            "proxy_connect_timeout",
-            "proxy_send_timeout",
-            "proxy_read_timeout",
-            "error_pages",
-        )
         site = {
             "name": app["name"],
             "server_names": app["domains"],
             "http_port": known["http_port"],
             "servers": [f"127.0.0.1:{port}" for port in instance_ports(app)],
             "trusted_proxies": balancers,
-            **{key: nginx[key] for key in keys},
+            **{key: nginx[key] for key in SITE_KEYS},
         }
         if not balancers:
             site["balance"] = nginx["balance"]
