@@ -428,6 +428,7 @@ def host(
     run = subprocess.run(
         [*argv, str(days), str(port), directory / "cached", "shop", "--", *files, "--", *names],
         input=program,
+        cwd=directory,  # it makes files: never among ours
         check=True,
         capture_output=True,
     )
