@@ -34,6 +34,7 @@ class FilterModule:
         return {
             "plan": plan,
             "plan_errors": fleet.find_errors,
+            "members": fleet.members,
             "python_versions": fleet.python_versions,
             "app_apps": fleet.app_apps,
             "chosen_apps": fleet.chosen_apps,

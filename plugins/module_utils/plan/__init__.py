@@ -39,6 +39,7 @@ from ._topology import (
     check_protocols,
     http_port,
     lay_out,
+    members,
     place,
     read_hosts,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "inner_endpoint",
     "maintenance_errors",
     "make_plan",
+    "members",
     "migrating",
     "nginx_challenges",
     "nginx_maintenance",

@@ -46,9 +46,14 @@ class Layout(NamedTuple):
         return [balancer for balancer in self.balancers if balancer != host]
 
 
+def members(groups: Mapping[str, Sequence[str]], names: Sequence[str]) -> list[str]:
+    """Return the hosts of those groups that the inventory has, each once, group after group."""
+    return list(dict.fromkeys(str(host) for name in names for host in groups.get(name) or ()))
+
+
 def fleet(groups: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the hosts that the plan is about."""
-    return sorted({str(host) for group in (BALANCERS, LINUX, WINDOWS) for host in groups.get(group) or ()})
+    return sorted(members(groups, [BALANCERS, LINUX, WINDOWS]))
 
 
 def read_hosts(groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Any]) -> tuple[dict[str, Host], list[str]]:

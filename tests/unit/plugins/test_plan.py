@@ -878,3 +878,9 @@ def test_every_filter_is_documented(name):
     code = FILTERS[name].__code__
     assert list(code.co_varnames[1 : code.co_argcount]) == taken[1:]
     assert document["RETURN"]["_value"]["type"] in ("dict", "list", "str")
+
+
+def test_members_are_of_the_groups_that_there_are():
+    groups = {"balancers": ["lb1", "both"], "linux_apps": ["app1", "both"], "others": ["x"]}
+    assert fleet.members(groups, ["balancers", "linux_apps", "windows_apps"]) == ["lb1", "both", "app1"]
+    assert fleet.members(groups, ["windows_apps"]) == []
