@@ -137,8 +137,8 @@ options:
     default: []
   problems:
     description:
-      - What is wrong with that which O(files) was worked out from. When there is something, this fails with it, one to a
-        line, and looks at nothing else.
+      - What is wrong with that which O(files) was worked out from. When there is something, this fails with it, one
+        to a line, and does nothing.
     type: list
     elements: str
     default: []
