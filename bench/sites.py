@@ -86,7 +86,7 @@ def report(rows: list[tuple[int, str, Run]]) -> str:
     """The measurements as a page."""
     lines = [
         *head("A balancer of many sites"),
-        "site.yml on one balancer, each site with two names, a limit and CORS. Tasks are those of the host, facts included.",
+        "site.yml on one balancer; each site has two names, a limit and CORS. Tasks include the one for facts.",
         f"One run each; with nothing to do, the middle one of {TIMES}.",
         "",
         "| sites | run | seconds | tasks | changed |",

@@ -34,7 +34,7 @@ def trailing_newlines(text: str) -> int:
 
 
 def includable(source: str, content: str, paths: list[Path]) -> bool:
-    """Whether including a template by its name gives the same as its text: it is the one that is found, and has no settings."""
+    """Whether including a template by its name gives what its text gives: it is what is found, and has no settings."""
     found = next((path / Path(source).name for path in paths if (path / Path(source).name).is_file()), None)
     if found is None or not found.samefile(source) or content.startswith("#jinja2:"):
         return False
@@ -107,7 +107,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             self._templars[source] = templar, includable(source, content, paths)
         templar, can_include = self._templars[source]
         templar.available_variables = variables
-        # What is included is compiled once for all files; a text, each time, which takes most of the time of hundreds of them.
+        # What is included is compiled once for all files; a text, each time, which is most of the work of hundreds.
         text = f'{{% include "{Path(source).name}" %}}' if can_include else content
         rendered = templar.template(trust_as_template(text), escape_backslashes=False, overrides={"trim_blocks": True})
         made = "" if rendered is None else str(rendered)
