@@ -36,9 +36,9 @@ def test_no_server_has_more_connections_than_it_takes(address):
 
 def names(host, *known):
     """The names that the host's name server knows."""
-    host.check_output(
-        "rm -f /run/names/* && for name in %s; do echo 127.0.0.1 > /run/names/$name; done", " ".join(known)
-    )
+    host.check_output("mkdir -p /run/names && rm -f /run/names/*")
+    for name in known:
+        host.check_output("echo 127.0.0.1 > /run/names/%s", name)
 
 
 def statuses(address):

@@ -12,8 +12,11 @@ _LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
 _DOT = r"(?:\\\.|\[\.\])"
 _DIGITS = r"(?:\\d|\[0-9\])(?:\+|\{1,[1-5]\}|\{[1-5]\})"
 _PORT = rf"(?::\d{{1,5}}|\((?:\?:)?:{_DIGITS}\)\?|:{_DIGITS})?"
+# A group that ends with a dot, whatever it takes.
+_PARTS = rf"\((?:\?:)?[^()|]*{_DOT}\)"
+_BEFORE = rf"(?://(?:{_PARTS}[*?+]?)?|{_DOT}|{_PARTS}(?:\+|\{{[1-9](?:,[1-9]?)?\}})?)"
 # A domain that is spelled out to its end, after a dot or from its beginning.
-_FIXED = re.compile(rf"(?://|{_DOT})(?:{_LABEL}{_DOT})+{_LABEL}{_PORT}$")
+_FIXED = re.compile(rf"{_BEFORE}(?:{_LABEL}{_DOT})+{_LABEL}{_PORT}$")
 
 
 def pattern_problem(pattern: str, credentials: bool) -> str:

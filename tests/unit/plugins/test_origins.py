@@ -18,6 +18,9 @@ RIGHT = [
         "https://a.b.example.co.uk:8443",
         "https://example.co.uk:8443",
     ),
+    (r"https://([a-z]+\.){1,2}example\.net(:\d+)?", "https://a.b.example.net", "https://evilexample.net"),
+    (r"https://([a-z]+\.)*example\.net", "https://example.net", "https://evilexample.net"),
+    (r"https://pr-(\d+\.)+example\.net", "https://pr-1.2.example.net", "https://pr-example.net"),
     (r"http://example\.com(?::[0-9]{1,5})?", "http://example.com", "http://evilexample.com"),
 ]
 
@@ -62,6 +65,10 @@ def test_wrong_patterns(pattern, words, credentials):
     "pattern",
     [
         r"https://[^/]+",
+        r"https://([a-z]+|b\.)example\.com",
+        r"https://[a-z]+([a-z]+\.)*example\.com",
+        r"https://[a-z]+([a-z]+\.)?example\.com",
+        r"https://[a-z]+([a-z]+\.){0,2}example\.com",
         r"https://[a-z0-9.-]+",
         r"https://[a-z0-9-]+example\.com",
         r"https://[a-z.]+\.com",
