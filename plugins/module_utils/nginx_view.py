@@ -25,6 +25,11 @@ def quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+def is_name(address: str) -> bool:
+    """Whether a server is given by its name, and neither by an address nor by a socket."""
+    return not re.match(r"unix:|\[|[0-9.]+:", address)
+
+
 def variable(key: str) -> str:
     """Return nginx's variable that holds a key of a request."""
     kind, _, name = key.partition(":")
@@ -42,6 +47,7 @@ def view(site: Mapping[str, Any], caches: str, modules: Sequence[str] = ()) -> d
     made = _View(site, caches, modules)
     made.add_cors()
     made.add_headers()
+    target = made.target()
     balance = made.balance()
     locations = made.locations()
     if site["client_ca"]:
@@ -60,6 +66,9 @@ def view(site: Mapping[str, Any], caches: str, modules: Sequence[str] = ()) -> d
         "id": made.id,
         "scheme": made.scheme,
         "http3": http3,
+        "target": target,
+        "named": "$" in target,
+        "cors": made.cors,
         "balance": balance,
         "retry": made.retry(),
         "blocks": made.blocks,
@@ -89,6 +98,7 @@ class _View:
         self.headers: list[list[str]] = []
         self.files: list[dict[str, Any]] = []
         self.caches: list[str] = []
+        self.cors = bool(site["cors"]["origins"] or site["cors"]["origin_patterns"])
 
     def block(self, kind: str, source: str, name: str, entries: Entries) -> str:
         """Add a variable that follows from others; return it."""
@@ -103,6 +113,14 @@ class _View:
         return self.block("map", source, name, [*given, *((_EMPTY.get(k, k), v) for k, v in entries.items())])
 
     # its servers
+
+    def target(self) -> str:
+        """Return whom to ask: its servers, or one by its name, which nginx then looks up when it is asked for."""
+        address = str(self.site["upstream"]["servers"][0]["address"])
+        if not is_name(address):
+            return f"http://{self.site['name']}"
+        # In an upstream block, one that does not resolve would keep nginx from starting.
+        return f"http://{self.block('map', '$host', 'server', [('default', quoted(address))])}"
 
     def balance(self) -> str:
         """Return how a server is chosen."""
@@ -169,11 +187,11 @@ class _View:
     def add_cors(self) -> None:
         """Add what tells browsers which other origins may: the request's, when it is one of them."""
         cors = self.site["cors"]
-        if not cors["origins"]:
+        if not self.cors:
             return
         entries = [("default", '"*"'), ('""', '""')]
         if "*" not in cors["origins"]:
-            entries = [("default", '""'), *map(_origin, cors["origins"])]
+            entries = [("default", '""'), *map(_origin, cors["origins"]), *map(_pattern, cors["origin_patterns"])]
         origin = self.block("map", "$http_origin", "origin", entries)
         credentials, exposed = "true" if cors["credentials"] else "", ", ".join(cors["expose_headers"])
         self.headers += [
@@ -369,6 +387,10 @@ def _burst(limit: Mapping[str, Any]) -> str:
     if not burst:
         return ""
     return f" burst={burst}" + (" nodelay" if delay == burst else f" delay={delay}" if delay else "")
+
+
+def _pattern(pattern: str) -> tuple[str, str]:
+    return quoted(f"~^(?:{pattern})$"), "$http_origin"
 
 
 def _origin(origin: str) -> tuple[str, str]:

@@ -183,3 +183,25 @@ def test_files_that_were_compressed_before_are_served_as_the_host_can() -> None:
         [made] = view(modules, release="/srv/a/current", static=[folder])["static"]
         assert made["lines"] == ["gzip_static on", *(["brotli_static on"] if "brotli_static" in modules else [])]
         assert (made["directory"], made["next"]) == ("/srv/a/current/src/static", "/srv/a/next/src")
+
+
+def test_a_name_is_looked_up_while_nginx_runs() -> None:
+    """As a variable: nginx does not start with a name in an upstream block that does not resolve."""
+    made = view(upstream={"servers": [{"address": "app.example.com:8000"}]})
+    assert (made["target"], made["named"]) == ("http://$site_a_b_server", True)
+    assert maps(made)["map $host $site_a_b_server"] == ['default "app.example.com:8000"']
+    for address in ("unix:/run/a.sock", "192.0.2.1:80", "[2001:db8::1]:80"):
+        made = view(upstream={"servers": [{"address": address}]})
+        assert (made["target"], made["named"]) == ("http://a-b", False)
+
+
+def test_patterns_of_origins_are_for_the_whole_origin() -> None:
+    made = view(cors={"origins": ["https://b.example"], "origin_patterns": [r"https://pr-\d{1,5}\.example\.com"]})
+    assert made["cors"] is True
+    assert maps(made)["map $http_origin $site_a_b_origin"] == [
+        'default ""',
+        '"https://b.example" "https://b.example"',
+        r'"~^(?:https://pr-\\d{1,5}\\.example\\.com)$" $http_origin',
+    ]
+    assert view(cors={"origin_patterns": [r"https://b\.example"]})["cors"] is True
+    assert view()["cors"] is False
