@@ -5,7 +5,7 @@ Makes three hosts (Debian 13): one that site.yml converges, one with the configu
 with Debian's wrk. A view that does nothing and the example shop are asked over 50, 500 and 1,000 connections, all ways
 in turn, three times. Prints a table and keeps it in bench/results/.
 
-    bench/serve.py                     # all of it: a quarter of an hour
+    bench/serve.py                     # all of it: ten minutes
     bench/serve.py --times 1 --seconds 2 --connections 50     # whether it works; keeps nothing
 """
 
@@ -34,7 +34,7 @@ SUBNET = "10.213.71"
 OURS, COPIES, LOAD = f"{SUBNET}.21", f"{SUBNET}.31", f"{SUBNET}.41"
 CONNECTIONS = (50, 500, 1000)
 TIMES = 3  # of which the middle one counts
-SECONDS = 5  # of each measurement, after one that warms up
+SECONDS = 3  # of each measurement, after one that warms up
 APPS = ("noop", "shop")
 WHAT = {"noop": "A view that does nothing", "shop": "The example shop's front page (Flask, a template)"}
 ALONE = {"noop": 8101, "shop": 8102}
@@ -103,7 +103,7 @@ base64 -d >/tmp/copies.tar <<'END'
 END
 tar -xf /tmp/copies.tar -C /opt/copies
 python3 -m venv /opt/copies/venv
-/opt/copies/venv/bin/pip install -q gunicorn=={gunicorn} gevent waitress -r /opt/copies/shop/requirements.in
+/opt/copies/venv/bin/pip install -q "gunicorn[gevent]=={gunicorn}" waitress -r /opt/copies/shop/requirements.in
 chmod -R a+rX /opt/copies
 
 start() {{ # UNIT APP COMMAND...
@@ -214,9 +214,10 @@ class Rig:
         seen: dict[str, Any] = json.loads(said.splitlines()[-1])
         return seen
 
-    def measure(self, server: Host, url: str, name: str, connections: int) -> Measure:
+    def measure(self, server: Host, url: str, name: str, connections: int, warm: bool = True) -> Measure:
         """Warm up, then measure."""
-        self.ask(url, name, connections, 1)
+        if warm:
+            self.ask(url, name, connections, 1)
         before = int(server.run(TICKS))
         seen = self.ask(url, name, connections, self.options.seconds)
         spent = (int(server.run(TICKS)) - before) * TICK
