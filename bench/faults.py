@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """What visitors notice when hosts fail: requests that fail, for how long, and how long answers take.
 
-Makes a balancer and two application hosts (Debian 13), keeps fifty connections busy with GET over TLS, and lets one
-thing after the other go wrong. Prints a table and keeps it in bench/results/. Ends with an error when a request failed
-where none may: when a host is killed or rebooted, and when nginx is reloaded.
+Makes a balancer and two application hosts (Debian 13), keeps fifty connections busy over TLS, and lets one thing after
+the other go wrong. Prints a table and keeps it in bench/results/. Ends with an error when a request failed where none
+may: when a host is killed or rebooted, when a disk is full, and when nginx is reloaded.
 
     bench/faults.py                    # all of it: five minutes
     bench/faults.py --only killed      # faults whose name has this in it; keeps nothing
@@ -61,6 +61,8 @@ class Fault:
     seconds: float = 8
     spares: bool = False
     """Whether no request may fail."""
+    post: bool = False
+    """Whether visitors POST as well: 20 kB, every other time."""
 
 
 @dataclass
@@ -124,7 +126,7 @@ class Fleet:
         stop = self.work / "stop"
         stop.unlink(missing_ok=True)
         program = [sys.executable, ROOT / "molecule/shared/visitors.py"]
-        given = [BALANCER, SITE, str(stop), str(CONNECTIONS), "0", "tls", "get"]
+        given = [BALANCER, SITE, str(stop), str(CONNECTIONS), "0", "tls", *([] if fault.post else ["get"])]
         with subprocess.Popen([*program, *given], stdout=subprocess.PIPE, text=True) as visitors:
             try:
                 time.sleep(2)
@@ -142,11 +144,11 @@ class Fleet:
 
     def whole(self) -> None:
         """Wait until both hosts answer the balancer, and have done so for long enough to be asked again."""
-        script = f"curl -so /dev/null --max-time 5 -w '%{{http_code}}' -H 'Host: {SITE}' http://{{address}}/ || true"
+        script = f"curl -so /dev/null --max-time 5 -w '%{{http_code}}' -H 'Host: {SITE}' http://ADDRESS/ || true"
         deadline = time.monotonic() + 60
         for address in (APP1, APP2):
             while True:
-                said = self.ask(script.format(address=address))
+                said = self.ask(script.replace("ADDRESS", address))
                 if said == "200":
                     break
                 if time.monotonic() > deadline:
@@ -178,7 +180,7 @@ class Fleet:
             Fault("none", nothing, nothing, spares=True),
             Fault(
                 "an application host loses its power",
-                lambda: podman("stop", "--time", "0", app1),
+                lambda: podman("kill", app1),
                 lambda: podman("start", app1),
                 spares=True,
             ),
@@ -201,8 +203,20 @@ class Fleet:
                 lambda: podman("exec", app1, *slow.format("add", "delay 300ms").split()),
                 lambda: podman("exec", app1, *slow.format("del", "").split()),
             ),
-            Fault("an application host's disk is full", lambda: self.app1.run(FILL), lambda: self.app1.run(EMPTY)),
-            Fault("the balancer's disk is full", lambda: self.lb1.run(FILL), lambda: self.lb1.run(EMPTY)),
+            Fault(
+                "an application host's disk is full",
+                lambda: self.app1.run(FILL),
+                lambda: self.app1.run(EMPTY),
+                spares=True,
+                post=True,
+            ),
+            Fault(
+                "the balancer's disk is full",
+                lambda: self.lb1.run(FILL),
+                lambda: self.lb1.run(EMPTY),
+                spares=True,
+                post=True,
+            ),
         ]
 
 
@@ -237,9 +251,10 @@ def report(all_seen: Sequence[Seen]) -> str:
     """The measurements as a page."""
     intro = f"""
         A balancer and two application hosts, one application that answers at once. Visitors run on the same cores as
-        all else, and ask without pause over {CONNECTIONS} connections (TLS, keep-alive, GET). A fault lasts 8 to 12
-        seconds, and visitors stay for {AFTER} more. "Failed until" and "slow until" count from its beginning to the
-        last request that failed, and to the last that took more than a second. Milliseconds.
+        all else, and ask without pause over {CONNECTIONS} connections (TLS, keep-alive; GET, and where disks are full
+        also POST of 20 kB). A fault lasts 8 to 12 seconds, and visitors stay for {AFTER} more. "Failed until" and "slow
+        until" count from its beginning to the last request that failed, and to the last that took more than a second.
+        Milliseconds.
         """
     lines = [*head("Faults under load"), *textwrap.wrap(" ".join(intro.split()), 120), ""]
     lines += [

@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 SUBNET = "10.213.67"
+LOAD = os.getloadavg()[0]  # before we added to it
 RECAP = re.compile(r"^\S+\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 
 
@@ -98,7 +99,8 @@ def head(title: str) -> list[str]:
         [ROOT / ".venv/bin/ansible-playbook", "--version"], capture_output=True, text=True, check=True
     ).stdout.splitlines()[0]
     today = datetime.datetime.now(datetime.timezone.utc).date()
-    machine = (
-        f"{version}, Python {platform.python_version()}, {os.cpu_count()} cores for the control node and all hosts."
-    )
-    return [f"# {title} on {today}", "", machine]
+    machine = [
+        f"{version}, Python {platform.python_version()}, {os.cpu_count()} cores for the control node and all hosts.",
+        f"The machine's load before it began: {LOAD:.1f}.",
+    ]
+    return [f"# {title} on {today}", "", *machine]
