@@ -47,14 +47,9 @@ class Host:
 
     def __init__(self, fleet: str, address: str, work: Path) -> None:
         self.address = address
-        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
-        options += [
-            "ServerAliveInterval=5",
-            "ServerAliveCountMax=2",
-            "ControlMaster=auto",
-            f"ControlPath={work}/%h",
-            "ControlPersist=60",
-        ]
+        trusting = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
+        kept = ["ControlMaster=auto", f"ControlPath={work}/%h", "ControlPersist=60"]
+        options = [*trusting, *kept, "ServerAliveInterval=5", "ServerAliveCountMax=2"]
         self.ssh = ["ssh", "-i", str(key_of(fleet)), *(word for option in options for word in ("-o", option))]
 
     def run(self, script: str, timeout: float = 300) -> str:
