@@ -33,6 +33,22 @@ SITE = "web.bench.example"
 CONNECTIONS = 50
 AFTER = 3  # seconds for which visitors stay when a fault is over
 
+# Answers at once, or as late as a file says.
+APP = """\
+import time
+from pathlib import Path
+
+DELAY = Path("/srv/web/shared/delay")
+
+
+def app(environ, start_response):
+    if DELAY.exists():
+        time.sleep(float(DELAY.read_text()))
+    body = f"done {len(environ['wsgi.input'].read())}".encode()
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
+"""
+
 # All that grows on a server, on one small file system of its own.
 SMALL = """\
 mkdir -p /run/small
@@ -46,6 +62,8 @@ for place in /var/log /var/lib/nginx /srv/web/shared; do
   mount --bind /run/small$place $place
 done
 """
+# Not a word comes or goes, as when a cable is pulled; but SSH's does.
+CUT = "iptables {0} INPUT -p tcp --dport 80 -j DROP; iptables {0} OUTPUT -p tcp --sport 80 -j DROP"
 FILL = "dd if=/dev/zero of=/run/small/filler bs=64k 2>/dev/null || true"
 EMPTY = "rm -f /run/small/filler"
 RESTART = "systemctl restart nginx; ! systemctl is-active --quiet supervisord || systemctl restart supervisord"
@@ -106,8 +124,7 @@ class Fleet:
         self.work = work
         source = work / "app"
         source.mkdir()
-        (source / "wsgi.py").write_text((ROOT / "molecule/releases/files/app/wsgi.py").read_text())
-        (source / "version").write_text("one")
+        (source / "wsgi.py").write_text(APP)
         (source / "requirements.txt").write_text("")
         record = {"name": "web", "domains": [SITE], "source": {"path": str(source)}, "callable": "wsgi:app"}
         hosts = {
@@ -171,7 +188,6 @@ class Fleet:
     def faults(self) -> list[Fault]:
         """All that goes wrong, one after the other."""
         app1 = container("app1")
-        slow = "tc qdisc {} dev eth0 root netem {}"
 
         def nothing() -> None:
             pass
@@ -194,14 +210,14 @@ class Fleet:
             ),
             Fault(
                 "an application host is cut off",
-                lambda: podman("exec", app1, *slow.format("add", "loss 100%").split()),
-                lambda: podman("exec", app1, *slow.format("del", "").split()),
+                lambda: self.app1.run(CUT.format("-I")),
+                lambda: self.app1.run(CUT.format("-D")),
                 seconds=10,
             ),
             Fault(
                 "an application host answers 300 ms late",
-                lambda: podman("exec", app1, *slow.format("add", "delay 300ms").split()),
-                lambda: podman("exec", app1, *slow.format("del", "").split()),
+                lambda: self.app1.run("echo 0.3 >/srv/web/shared/delay"),
+                lambda: self.app1.run("rm /srv/web/shared/delay"),
             ),
             Fault(
                 "an application host's disk is full",
