@@ -101,6 +101,8 @@ class _View:
         self.files: list[dict[str, Any]] = []
         self.caches: list[str] = []
         self.named = is_name(site["upstream"]["servers"][0]["address"])
+        self.limited = any(server.get("max_conns") for server in site["upstream"]["servers"])
+        self.keepalive = site["upstream"]["keepalive"] and not self.limited
         self.cors = bool(site["cors"]["origins"] or site["cors"]["origin_patterns"])
 
     def block(self, kind: str, source: str, name: str, entries: Entries) -> str:
@@ -123,7 +125,7 @@ class _View:
         if self.named:  # in an upstream block, one that does not resolve would keep nginx from starting
             entries = [("default", quoted(upstream["servers"][0]["address"]))]
             return f"http://{self.block('map', '$host', 'server', entries)}"
-        if not upstream["keepalive"]:
+        if not self.keepalive:
             return f"http://{name}"
         entries = [("default", name), *((method, f"{name}.fresh") for method in _ONCE)]
         return f"http://{self.block('map', '$request_method', 'pool', entries)}"
@@ -133,17 +135,19 @@ class _View:
 
         A server that ends, or reads its configuration anew, closes the connections that are idle. A request that is on
         its way over one is lost: others are repeated, but one that must not be goes over a connection of its own.
-        Where such a loss on all servers at once has them all counted as failed, they are asked nevertheless.
+        Where such a loss on all servers at once has them all counted as failed, they are asked nevertheless. Neither is
+        for servers that are limited: each upstream counts for itself.
         """
         upstream = self.site["upstream"]
         servers = [_server(server) for server in upstream["servers"]]
         reserve = any(server.get("backup") for server in upstream["servers"])
-        if len(servers) > 1 and not reserve and upstream["balance"] in ("round_robin", "least_conn"):
+        can = upstream["balance"] in ("round_robin", "least_conn") and not self.limited
+        if len(servers) > 1 and can and not reserve:
             servers += [_server({**server, "max_fails": 0, "backup": True}) for server in upstream["servers"]]
         balance = self.balance()
         lines = [*([balance] if balance else []), *servers]
         pools = [{"name": self.site["name"], "lines": lines}]
-        if upstream["keepalive"]:
+        if self.keepalive:
             kept = [f"keepalive {upstream['keepalive']}", f"keepalive_timeout {upstream['keepalive_timeout']}s"]
             pools = [
                 {"name": self.site["name"], "lines": [*lines, *kept]},

@@ -74,6 +74,8 @@ def test_what_must_not_be_repeated_goes_over_a_connection_of_its_own() -> None:
     entries = maps(made)["map $request_method $site_a_b_pool"]
     assert entries == ["default a-b", "LOCK a-b.fresh", "PATCH a-b.fresh", "POST a-b.fresh"]
     assert made["target"] == "http://$site_a_b_pool"
+    limited = {"servers": [{**server, "max_conns": 9} for server in TWO["servers"]]}
+    assert [pool["name"] for pool in view(upstream=limited)["pools"]] == ["a-b"]
     (only,) = view(upstream={**TWO, "keepalive": 0})["pools"]
     assert only["lines"] == fresh["lines"]
 
@@ -88,8 +90,9 @@ def test_servers_that_all_failed_are_asked_nevertheless() -> None:
         {**TWO, "balance": "ip_hash"},
         {"servers": [TWO["servers"][0], {"address": "192.0.2.2:80", "backup": True}]},
         {"servers": TWO["servers"][:1]},
+        {"servers": [{"address": "192.0.2.1:80", "max_conns": 9}, {"address": "192.0.2.2:80"}]},
     ],
-    ids=["nginx has no backup", "there is a reserve", "there is one"],
+    ids=["nginx has no backup", "there is a reserve", "there is one", "they are limited"],
 )
 def test_no_last_resort(upstream: dict[str, Any]) -> None:
     lines = view(upstream=upstream)["pools"][0]["lines"]
