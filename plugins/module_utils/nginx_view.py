@@ -16,6 +16,8 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.plan import site_option
 
 _VISITOR = "wsgi_visitor"
 _YEAR = 31536000
+# Methods that nginx does not repeat once a request is sent: RFC 9110 does not call them idempotent.
+_ONCE = ("LOCK", "PATCH", "POST")
 _STALE = "error timeout updating http_500 http_502 http_503 http_504"
 Entries = Iterable[tuple[str, str]]
 
@@ -48,7 +50,7 @@ def view(site: Mapping[str, Any], caches: str, modules: Sequence[str] = ()) -> d
     made.add_cors()
     made.add_headers()
     target = made.target()
-    balance = made.balance()
+    pools = [] if made.named else made.pools()
     locations = made.locations()
     if site["client_ca"]:
         made.files.append(
@@ -67,9 +69,9 @@ def view(site: Mapping[str, Any], caches: str, modules: Sequence[str] = ()) -> d
         "scheme": made.scheme,
         "http3": http3,
         "target": target,
-        "named": "$" in target,
+        "named": made.named,
+        "pools": pools,
         "cors": made.cors,
-        "balance": balance,
         "retry": made.retry(),
         "blocks": made.blocks,
         "zones": made.zones,
@@ -98,6 +100,9 @@ class _View:
         self.headers: list[list[str]] = []
         self.files: list[dict[str, Any]] = []
         self.caches: list[str] = []
+        self.named = is_name(site["upstream"]["servers"][0]["address"])
+        self.limited = any(server.get("max_conns") for server in site["upstream"]["servers"])
+        self.keepalive = site["upstream"]["keepalive"] and not self.limited
         self.cors = bool(site["cors"]["origins"] or site["cors"]["origin_patterns"])
 
     def block(self, kind: str, source: str, name: str, entries: Entries) -> str:
@@ -116,11 +121,39 @@ class _View:
 
     def target(self) -> str:
         """Return whom to ask: its servers, or one by its name, which nginx then looks up when it is asked for."""
-        address = str(self.site["upstream"]["servers"][0]["address"])
-        if not is_name(address):
-            return f"http://{self.site['name']}"
-        # In an upstream block, one that does not resolve would keep nginx from starting.
-        return f"http://{self.block('map', '$host', 'server', [('default', quoted(address))])}"
+        name, upstream = self.site["name"], self.site["upstream"]
+        if self.named:  # in an upstream block, one that does not resolve would keep nginx from starting
+            entries = [("default", quoted(upstream["servers"][0]["address"]))]
+            return f"http://{self.block('map', '$host', 'server', entries)}"
+        if not self.keepalive:
+            return f"http://{name}"
+        entries = [("default", name), *((method, f"{name}.fresh") for method in _ONCE)]
+        return f"http://{self.block('map', '$request_method', 'pool', entries)}"
+
+    def pools(self) -> list[dict[str, Any]]:
+        """Return the upstreams, each with its name and lines.
+
+        A server that ends, or reads its configuration anew, closes the connections that are idle. A request that is on
+        its way over one is lost: others are repeated, but one that must not be goes over a connection of its own.
+        Where such a loss on all servers at once has them all counted as failed, they are asked nevertheless. Neither is
+        for servers that are limited: each upstream counts for itself.
+        """
+        upstream = self.site["upstream"]
+        servers = [_server(server) for server in upstream["servers"]]
+        reserve = any(server.get("backup") for server in upstream["servers"])
+        can = upstream["balance"] in ("round_robin", "least_conn") and not self.limited
+        if len(servers) > 1 and can and not reserve:
+            servers += [_server({**server, "max_fails": 0, "backup": True}) for server in upstream["servers"]]
+        balance = self.balance()
+        lines = [*([balance] if balance else []), *servers]
+        pools = [{"name": self.site["name"], "lines": lines}]
+        if self.keepalive:
+            kept = [f"keepalive {upstream['keepalive']}", f"keepalive_timeout {upstream['keepalive_timeout']}s"]
+            pools = [
+                {"name": self.site["name"], "lines": [*lines, *kept]},
+                {"name": f"{self.site['name']}.fresh", "lines": lines},
+            ]
+        return pools
 
     def balance(self) -> str:
         """Return how a server is chosen."""
@@ -387,6 +420,15 @@ def _burst(limit: Mapping[str, Any]) -> str:
     if not burst:
         return ""
     return f" burst={burst}" + (" nodelay" if delay == burst else f" delay={delay}" if delay else "")
+
+
+def _server(server: Mapping[str, Any]) -> str:
+    conns = server.get("max_conns")
+    return (
+        f"server {server['address']} weight={server.get('weight', 1)}{f' max_conns={conns}' if conns else ''}"
+        f" max_fails={server.get('max_fails', 1)} fail_timeout={server.get('fail_timeout', 10)}s"
+        f"{' backup' if server.get('backup') else ''}"
+    )
 
 
 def _pattern(pattern: str) -> tuple[str, str]:

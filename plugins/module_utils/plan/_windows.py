@@ -49,8 +49,11 @@ def check_windows(
             where.at("nginx.tls").fail(
                 "is self_signed, for which Windows hosts have no certificate; give mode files or off"
             )
-        patterns = (record["nginx"].get("cors") or {}).get("origin_patterns")
-        if patterns and record["front"] == "nginx" and not layout.balancers:
+        if (
+            record["front"] == "nginx"
+            and not layout.balancers
+            and (record["nginx"].get("cors") or {}).get("origin_patterns")
+        ):
             where.at("nginx.cors.origin_patterns").fail(
                 f"are for Linux hosts only, but clients reach {running[record['name']][0]}; give origins"
             )

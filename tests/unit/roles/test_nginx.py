@@ -285,7 +285,7 @@ def test_the_switch_is_in_every_site_that_has_one() -> None:
         'location = "/a b" {',
         "location = /.wsgi-fleet/maintenance.html {",
     ]
-    assert written.count("proxy_pass http://shop;") == 3
+    assert written.count("proxy_pass http://$site_shop_pool;") == 3
     without = render_site({"maintenance": {"switch": False, "open_paths": ["/healthz"], "page": "x"}})
     assert "maintenance" not in without
     assert "wsgi_fleet_site" not in without
