@@ -28,7 +28,7 @@ Package: nginx
 Version: $version
 Architecture: $architecture
 Maintainer: nobody <nobody@example.com>
-Depends: $(dpkg-deb -f nginx_*.deb Depends | sed 's/nginx-common[^,]*, *//')
+Depends: $(dpkg-deb -f nginx_*.deb Depends | sed 's/, *nginx-common[^,]*//g; s/^nginx-common[^,]*, *//')
 Conflicts: nginx-common, nginx-core
 Replaces: nginx-common, nginx-core
 Description: nginx, as nginx.org would package it

@@ -200,3 +200,14 @@ def test_broken_file_is_replaced(host: Host) -> None:
         ["sh", host.program, "--due"], capture_output=True, text=True, env={"PATH": os.environ["PATH"]}
     )
     assert run.stdout == "shop\n"
+
+
+def test_nothing_is_wanted_any_more(host: Host) -> None:
+    """The list is an empty line then."""
+    host.want(SHOP)
+    host.run()
+    host.want("")
+    assert host.due() == ["shop"]
+    assert host.run() == (0, ["reloaded", "removed: shop"])
+    assert host.due() == []
+    assert list(host.live.iterdir()) == []
