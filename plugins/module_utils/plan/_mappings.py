@@ -178,8 +178,9 @@ _ERROR_PAGE: Fields = {
 }
 NGINX: Fields = {
     "client_max_body_size": Field(string('a size such as "10m"', r"[0-9]+[kKmMgG]?"), "10m"),
-    # Seconds. A host that does not even accept is given up on early; the next one is asked.
-    "proxy_connect_timeout": Field(_SECONDS, 5),
+    # Seconds. A host that does not even accept is given up on early; the next one is asked. Time enough for a packet
+    # that is lost: it is sent again after one.
+    "proxy_connect_timeout": Field(_SECONDS, 2),
     "proxy_send_timeout": Field(_SECONDS, 60),
     "proxy_read_timeout": Field(_SECONDS),
     "balance": Field(choice("round_robin", "least_conn", "ip_hash", "random_two", "hash"), "least_conn"),

@@ -39,7 +39,7 @@ SITE: dict[str, Any] = {
     "trusted_proxies": [],
     "proxy_protocol": False,
     "client_max_body_size": "10m",
-    "proxy_connect_timeout": 5,
+    "proxy_connect_timeout": 2,
     "proxy_send_timeout": 60,
     "proxy_read_timeout": 60,
     "cors": {

@@ -77,6 +77,12 @@ def test_retry(retry: dict[str, Any], lines: list[str]) -> None:
     assert view(upstream={"retry": retry})["retry"] == [f"{name} {line}" for name, line in zip(names, lines)]
 
 
+@pytest.mark.parametrize(("connect", "read", "seconds"), [(2, 60, 15), (10, 60, 30), (2, 8, 8), (10, 20, 20)])
+def test_time_for_retries(connect: int, read: int, seconds: int) -> None:
+    made = view(upstream={"retry": {}}, proxy_connect_timeout=connect, proxy_read_timeout=read)
+    assert made["retry"][-1] == f"proxy_next_upstream_timeout {seconds}s"
+
+
 @pytest.mark.parametrize(
     ("limit", "words"),
     [

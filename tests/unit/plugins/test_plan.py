@@ -231,7 +231,7 @@ def test_four_keys_are_enough():
                 "keepalive_timeout": 4,
             },
             "client_max_body_size": "10m",
-            "proxy_connect_timeout": 5,
+            "proxy_connect_timeout": 2,
             "proxy_send_timeout": 60,
             "proxy_read_timeout": 35,
             "error_pages": [],
