@@ -21,7 +21,7 @@ SITE: dict[str, Any] = {
         "servers": [{"address": "unix:/run/shop.sock"}],
         "balance": "least_conn",
         "retry": {},
-        "keepalive": 32,
+        "keepalive": 512,
         "keepalive_timeout": 4,
     },
     "canonical": "",
