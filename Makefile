@@ -39,6 +39,7 @@ molecule: setup
 bench: setup ## Measure how long runs take, how fast sites are served, what visitors notice of changes and faults
 	@bench/converge.py
 	@bench/changes.py
+	@bench/sites.py
 	@bench/serve.py
 	@bench/tuning.py
 	@bench/faults.py
