@@ -69,7 +69,7 @@ def test_what_must_not_be_repeated_goes_over_a_connection_of_its_own() -> None:
     made = view(upstream=TWO)
     kept, fresh = made["pools"]
     assert (kept["name"], fresh["name"]) == ("a-b", "a-b.fresh")
-    assert kept["lines"][-2:] == ["keepalive 32", "keepalive_timeout 4s"]
+    assert kept["lines"][-2:] == ["keepalive 512", "keepalive_timeout 4s"]
     assert kept["lines"][:-2] == fresh["lines"]
     entries = maps(made)["map $request_method $site_a_b_pool"]
     assert entries == ["default a-b", "LOCK a-b.fresh", "PATCH a-b.fresh", "POST a-b.fresh"]
