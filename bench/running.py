@@ -100,8 +100,8 @@ def head(title: str) -> list[str]:
         [ROOT / ".venv/bin/ansible-playbook", "--version"], capture_output=True, text=True, check=True
     ).stdout.splitlines()[0]
     today = datetime.datetime.now(datetime.timezone.utc).date()
-    machine = [
-        f"{version}, Python {platform.python_version()}, {os.cpu_count()} cores for the control node and all hosts.",
-        f"The machine's load before it began: {LOAD:.1f}.",
-    ]
-    return [f"# {title} on {today}", "", *machine]
+    machine = (
+        f"{version}, Python {platform.python_version()}, {os.cpu_count()} cores for the control node and all hosts."
+    )
+    busy = ": others went on. Compare lines, and do not take them for what the machine can do" if LOAD > 1 else ""
+    return [f"# {title} on {today}", "", machine, f"The machine's load before it began was {LOAD:.1f}{busy}."]

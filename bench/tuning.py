@@ -5,7 +5,7 @@ Every candidate is an application of its own on one host (a view that does nothi
 thing. It is asked in turn with the first, so that whatever else the machine does meets both. Prints a table and keeps
 it in bench/results/.
 
-    bench/tuning.py                        # all of it: ten minutes
+    bench/tuning.py                        # all of it: seven minutes
     bench/tuning.py --only threads         # candidates whose name has this in it; keeps nothing
 """
 
@@ -24,8 +24,8 @@ from typing import Any
 from running import RESULTS, head
 from serve import OURS, Measure, Rig, middle, sources
 
-CONNECTIONS = (50, 500)
-TIMES = 4  # turns of the defaults and a candidate; the middle of their ratios counts
+CONNECTIONS = (500,)
+TIMES = 3  # turns of the defaults and a candidate; the middle of their ratios counts
 SECONDS = 1  # of each measurement
 
 
@@ -56,9 +56,9 @@ CANDIDATES = (
     Candidate("gunicorn: max_requests 0", {"gunicorn": {"max_requests": 0}}),
     Candidate("gunicorn: TCP instead of a Unix socket", {"port": "auto"}),
     Candidate("nginx: keepalive 0", {"nginx": {"keepalive": 0}}),
-    Candidate("nginx: keepalive 16", {"nginx": {"keepalive": 16}}),
+    Candidate("nginx: keepalive 32", {"nginx": {"keepalive": 32}}),
     Candidate("nginx: keepalive 128", {"nginx": {"keepalive": 128}}),
-    Candidate("nginx: keepalive 512", {"nginx": {"keepalive": 512}}),
+    Candidate("nginx: keepalive 2048", {"nginx": {"keepalive": 2048}}),
     Candidate(
         "nginx: access_log buffer=64k", site=r"s/(access_log .*) wsgi_fleet;/\1 wsgi_fleet buffer=64k flush=1s;/"
     ),

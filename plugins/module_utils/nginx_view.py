@@ -189,7 +189,8 @@ class _View:
         retry = self.site["upstream"]["retry"]
         conditions = [*retry["conditions"], *(["non_idempotent"] if retry["non_idempotent"] else [])]
         # a server that does not take connections is soon passed over; a slow answer is not asked for again
-        usual = min(3 * self.site["proxy_connect_timeout"], self.site["proxy_read_timeout"])
+        # a request that had run for a while when its server went down is
+        usual = min(max(3 * self.site["proxy_connect_timeout"], 15), self.site["proxy_read_timeout"])
         return [
             f"proxy_next_upstream {' '.join(conditions) if retry['conditions'] else 'off'}",
             f"proxy_next_upstream_tries {retry['tries']}",

@@ -219,7 +219,7 @@ def complete_settings(name: str, version: str, given: dict[str, Any]) -> dict[st
         # The heartbeat file in memory: on a disk that stalls, gunicorn would kill healthy workers.
         "worker_tmp_dir": "/dev/shm",  # noqa: S108  # a file without a name, made safely by gunicorn
         # To supervisor's log file. Requests are in nginx's log, with the time that gunicorn took: to write each of them
-        # here too, through supervisord, costs a third of the CPU of a quick answer (bench/results/tuning.md).
+        # here too, through supervisord, costs a third of the CPU of a quick answer (bench/tuning.py).
         "errorlog": "-",
         # Shown by ps and top where the app's packages have setproctitle.
         "proc_name": name,

@@ -21,7 +21,7 @@ SITE: dict[str, Any] = {
         "servers": [{"address": "unix:/run/shop.sock"}],
         "balance": "least_conn",
         "retry": {},
-        "keepalive": 32,
+        "keepalive": 512,
         "keepalive_timeout": 4,
     },
     "canonical": "",
@@ -39,7 +39,7 @@ SITE: dict[str, Any] = {
     "trusted_proxies": [],
     "proxy_protocol": False,
     "client_max_body_size": "10m",
-    "proxy_connect_timeout": 5,
+    "proxy_connect_timeout": 2,
     "proxy_send_timeout": 60,
     "proxy_read_timeout": 60,
     "cors": {

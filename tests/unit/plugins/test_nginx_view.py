@@ -69,7 +69,7 @@ def test_what_must_not_be_repeated_goes_over_a_connection_of_its_own() -> None:
     made = view(upstream=TWO)
     kept, fresh = made["pools"]
     assert (kept["name"], fresh["name"]) == ("a-b", "a-b.fresh")
-    assert kept["lines"][-2:] == ["keepalive 32", "keepalive_timeout 4s"]
+    assert kept["lines"][-2:] == ["keepalive 512", "keepalive_timeout 4s"]
     assert kept["lines"][:-2] == fresh["lines"]
     entries = maps(made)["map $request_method $site_a_b_pool"]
     assert entries == ["default a-b", "LOCK a-b.fresh", "PATCH a-b.fresh", "POST a-b.fresh"]
@@ -121,6 +121,12 @@ def test_a_request_without_its_key_is_told_apart_by_address() -> None:
 def test_retry(retry: dict[str, Any], lines: list[str]) -> None:
     names = ("proxy_next_upstream", "proxy_next_upstream_tries", "proxy_next_upstream_timeout")
     assert view(upstream={"retry": retry})["retry"] == [f"{name} {line}" for name, line in zip(names, lines)]
+
+
+@pytest.mark.parametrize(("connect", "read", "seconds"), [(2, 60, 15), (10, 60, 30), (2, 8, 8), (10, 20, 20)])
+def test_time_for_retries(connect: int, read: int, seconds: int) -> None:
+    made = view(upstream={"retry": {}}, proxy_connect_timeout=connect, proxy_read_timeout=read)
+    assert made["retry"][-1] == f"proxy_next_upstream_timeout {seconds}s"
 
 
 @pytest.mark.parametrize(

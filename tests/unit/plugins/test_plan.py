@@ -227,11 +227,11 @@ def test_four_keys_are_enough():
             "upstream": {
                 "servers": [{"address": "unix:/run/wsgi-fleet/shop.sock", "max_fails": 3, "fail_timeout": 10}],
                 "balance": "least_conn",
-                "keepalive": 32,
+                "keepalive": 512,
                 "keepalive_timeout": 4,
             },
             "client_max_body_size": "10m",
-            "proxy_connect_timeout": 5,
+            "proxy_connect_timeout": 2,
             "proxy_send_timeout": 60,
             "proxy_read_timeout": 35,
             "error_pages": [],
@@ -335,10 +335,10 @@ def test_workers_are_shared_out(workers, masters, vcpus, each):
 @pytest.mark.parametrize(
     ("gunicorn", "read", "keepalive"),
     [
-        ({"timeout": 100}, 105, {"keepalive": 32, "keepalive_timeout": 4}),
-        ({"timeout": 0}, 3600, {"keepalive": 32, "keepalive_timeout": 4}),
+        ({"timeout": 100}, 105, {"keepalive": 512, "keepalive_timeout": 4}),
+        ({"timeout": 0}, 3600, {"keepalive": 512, "keepalive_timeout": 4}),
         ({"keepalive": 1}, 35, {"keepalive": 0}),
-        ({"keepalive": 3600}, 35, {"keepalive": 32, "keepalive_timeout": 60}),
+        ({"keepalive": 3600}, 35, {"keepalive": 512, "keepalive_timeout": 60}),
     ],
 )
 def test_nginx_times_follow_gunicorn(gunicorn, read, keepalive):
