@@ -407,6 +407,11 @@ def access_logs(plan: Plan, host: str, only: Sequence[str]) -> dict[str, str]:
     return {name: f"{_NGINX_LOG}/{site}.access.log" for name, site in names.items()}
 
 
+def edge_logs(plan: Plan, host: str, only: Sequence[str]) -> dict[str, str]:
+    """Return the access log that balancers keep of each of these apps that run on a host."""
+    return {name: f"{_NGINX_LOG}/{name}.access.log" for name in plan["hosts"][host]["apps"] if name in only}
+
+
 def _inner_site(app: dict[str, Any], known: Mapping[str, Any], trusted: list[str]) -> dict[str, Any]:
     """Return a site for the balancers: TLS and CORS are theirs, and their word on the client is taken."""
     nginx = app["nginx"]
@@ -430,9 +435,10 @@ def _inner_site(app: dict[str, Any], known: Mapping[str, Any], trusted: list[str
     }
 
 
-def inner_endpoint(plan: Plan, host: str) -> str:
-    """Return address and port of a host, as the upstreams of balancers have it."""
-    return endpoint(plan["hosts"][host]["address"], plan["hosts"][host]["http_port"])
+def inner_endpoints(plan: Plan, host: str, only: Sequence[str] = ()) -> list[str]:
+    """Return addresses and ports at which balancers reach these apps (all of them) on a host."""
+    apps = [app for app in _apps(plan, host) if not only or app["name"] in only]
+    return list(dict.fromkeys(endpoint for app in apps for endpoint in _endpoints(plan, app, host)))
 
 
 def ufw_rules(plan: Plan, host: str) -> Records:
