@@ -36,6 +36,7 @@ molecule: setup
 bench: setup ## Measure how long fleets take to converge, and what visitors notice of changes, into bench/results/
 	@bench/converge.py
 	@bench/changes.py
+	@bench/windows.py
 
 lock: ## Look for newer tools and write requirements.lock
 	@uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock" --group dev -o requirements.lock

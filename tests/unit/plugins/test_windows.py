@@ -14,7 +14,7 @@ from ansible_collections.wsgi.fleet.plugins.action import win_release
 from ansible_collections.wsgi.fleet.plugins.module_utils.release import standing
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import ReleaseError
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.identity import MARKER
-from ansible_collections.wsgi.fleet.plugins.module_utils.windows import front, gate, live, releases, scm, services
+from ansible_collections.wsgi.fleet.plugins.module_utils.windows import front, gate, live, program, releases, scm, services
 from ansible_collections.wsgi.fleet.plugins.module_utils.windows.host import Host, read
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -455,6 +455,80 @@ def test_a_deploy_brings_no_instances_and_no_ports(host, machine, changes):
     with pytest.raises(ReleaseError, match="wanted are shop-0 on") as caught:
         prepare(host, machine, NEW, **changes).refuse_another_layout()
     assert "run site.yml" in caught.value.fix
+
+
+# -- a whole request
+
+
+LOCK = {"names": ["shop"], "purpose": "", "seconds": 9, "break_locks": False, "holder": {"id": "me"}}
+
+
+@pytest.fixture
+def run(host, machine, monkeypatch):
+    """What the host answers to a state, with NEW as the release that is wanted."""
+    monkeypatch.setattr(scm, "Services", lambda: machine)
+    monkeypatch.setattr(scm, "owned_services", lambda program: ["shop-0", "shop-1", "old-0"])
+    monkeypatch.setattr(scm, "firewall_rules", lambda group: [])
+
+    def run(state, release=NEW, back=(), **changes):
+        where = services.place(str(host.root), str(host.data), "python.exe", "host")
+        app = prepare(host, machine, release).app
+        request = {
+            **{"state": state, "check": False, "root": where.root, "data": where.data, "environment": {}},
+            **{"timeout": 1, "bad": "keep", "service_host": "x", "rules": [], "removed": [], "brought": True},
+            **{"front": None, "only": [], "wheels": "", "apps": [{**app, "kind": "package", "description": "x"}]},
+            "services": services.services(where, [services.complete(APP)], None),
+            "rights": services.rights(where, [services.complete(APP)], None),
+            "return": {"to": {}, "previous": False, "reason": "x", **dict(back)},
+            "lock": LOCK,
+            **changes,
+        }
+        answer = program.Run(request, "python.exe").answer()
+        json.dumps(answer)
+        return answer
+
+    return run
+
+
+def test_site_and_deploy_from_the_first_to_the_last_step(run, machine, host, gate_of_windows):
+    site = run("built", OLD)
+    assert (site["pending"], site["obsolete_services"]) == (["shop"], ["old-0"])
+    assert run("live", OLD)["changed"]
+    assert not run("finished", OLD)["changed"]
+    assert run("built", OLD)["pending"] == []
+    assert not run("live", OLD)["changed"]
+    only = {"only": ["shop"]}
+    assert run("held")["holders"] == {}
+    assert run("held", lock={**LOCK, "holder": {"id": "other"}})["msg"] == "another run holds the lock"
+    deploy = run("built", **only)
+    assert (deploy["pending"], deploy["apps"]["shop"]) == (["shop"], {"id": NEW, "live": OLD})
+    assert run("live", **only)["apps"]["shop"]["live"] == NEW
+    assert state(host, NEW).get("verdict") is None
+    back = run("returned", back={"reason": "win2: answered 500"}, **only)
+    assert (back["changed"], back["apps"]["shop"]["live"]) == (True, OLD)
+    assert not run("finished", **only)["changed"]
+    rows = [(row["release"], row["live"], row["verdict"]) for row in run("listed")["releases"]]
+    assert rows == [(NEW, False, "bad"), (OLD, True, "good")]
+    refused = run("built", bad="refuse", **only)
+    assert "win2: answered 500" in refused["msg"]
+    kept = run("built")
+    assert (kept["pending"], kept["warnings"]) == ([], [f"shop: release {NEW} is bad, so {OLD} stays"])
+    assert not run("live")["changed"]
+    assert run("built", bad="retry", **only)["pending"] == ["shop"]
+    run("live", bad="retry", **only)
+    run("finished", **only)
+    assert state(host, NEW)["verdict"] == "good"
+    assert run("returned", "", back={"previous": True}, **only)["apps"]["shop"]["live"] == OLD
+    run("released")
+    assert not (host.data / "locks/shop.json").exists()
+
+
+def test_a_deploy_of_others_leaves_an_application_alone(run, machine):
+    run("live", OLD)
+    machine.log.clear()
+    for step in ("built", "live", "returned", "finished"):
+        assert not run(step, only=["other"]).get("failed")
+    assert machine.log == []
 
 
 # -- the lock
