@@ -486,6 +486,26 @@ def test_rollback_goes_back_on_all_hosts_and_site_stays_there(tmp_path, web):
     assert [row[0] for row in rows if row[1] == "web" and "rolled" in row] == ["app1", "win1", "win2"]
 
 
+def test_a_change_of_server_that_fails_leaves_the_old_one_able_to_start():
+    app1 = ("podman", "exec", "fleet-waitress-windows-app1")
+    wrong = {"server": "gunicorn", "waitress": None, "gunicorn": {"statsd_host": "no port: here"}}
+    record = next(record for record in records() if record["name"] == "web")
+    record = {key: value for key, value in {**record, **wrong}.items() if value is not None}
+    done = play("site", "--limit", "app1", web=None, more=[record], shop=BLUE)
+    assert done.returncode != 0
+    assert "statsd_host" in said(done)
+    ask = ["curl", "-sS", "-H", f"Host: {WEB}", "http://127.0.0.1/"]
+    before = subprocess.run([*app1, *ask], capture_output=True, text=True, check=True).stdout
+    supervisorctl = subprocess.run([*app1, "supervisorctl", "restart", "web:*"], capture_output=True, text=True)
+    assert supervisorctl.returncode == 0, supervisorctl.stdout + supervisorctl.stderr
+
+    def answer():
+        return subprocess.run([*app1, *ask], capture_output=True, text=True, check=True).stdout
+
+    after = wait_until(lambda: answer() if answer().startswith("one posix app1") else "", 20, "an answer")
+    assert after.split()[3] != before.split()[3]  # another process, of the same release
+
+
 def test_a_deploy_says_what_it_would_do_and_brings_no_instances():
     before = processes()
     shop = {"env": {"COLOUR": "red"}}

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from ._programs import background_programs
-from ._servers import CONFIG, FILES, server_of
+from ._servers import CONFIG, FILES, server_of, start_otherwise
 from ._topology import HTTP_PORT, HTTPS_PORT
 from ._waitress import complete_settings, trusting
 from .site_options import edge_options, inner_options
@@ -55,6 +55,7 @@ def app_apps(plan: Plan, host: str) -> Records:
             **{key: app[key] for key in keys if key in app},
             "packages": [server_of(app).requirement(app), *app["packages"]],
             "start": server_of(app).start(app),
+            "start_otherwise": start_otherwise(app),
             # The server imports the app and reads its settings in the new release, before that goes live.
             "check": server_of(app).check(app),
             "serve": server_of(app).trial(app) if app["trial"] else [],

@@ -14,7 +14,15 @@ from ansible_collections.wsgi.fleet.plugins.action import win_release
 from ansible_collections.wsgi.fleet.plugins.module_utils.release import standing
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import ReleaseError
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.identity import MARKER
-from ansible_collections.wsgi.fleet.plugins.module_utils.windows import front, gate, live, program, releases, scm, services
+from ansible_collections.wsgi.fleet.plugins.module_utils.windows import (
+    front,
+    gate,
+    live,
+    program,
+    releases,
+    scm,
+    services,
+)
 from ansible_collections.wsgi.fleet.plugins.module_utils.windows.host import Host, read
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -474,9 +482,21 @@ def run(host, machine, monkeypatch):
         where = services.place(str(host.root), str(host.data), "python.exe", "host")
         app = prepare(host, machine, release).app
         request = {
-            **{"state": state, "check": False, "root": where.root, "data": where.data, "environment": {}},
-            **{"timeout": 1, "bad": "keep", "service_host": "x", "rules": [], "removed": [], "brought": True},
-            **{"front": None, "only": [], "wheels": "", "apps": [{**app, "kind": "package", "description": "x"}]},
+            "state": state,
+            "check": False,
+            "root": where.root,
+            "data": where.data,
+            "environment": {},
+            "timeout": 1,
+            "bad": "keep",
+            "service_host": "x",
+            "rules": [],
+            "removed": [],
+            "brought": True,
+            "front": None,
+            "only": [],
+            "wheels": "",
+            "apps": [{**app, "kind": "package", "description": "x"}],
             "services": services.services(where, [services.complete(APP)], None),
             "rights": services.rights(where, [services.complete(APP)], None),
             "return": {"to": {}, "previous": False, "reason": "x", **dict(back)},
