@@ -92,7 +92,7 @@ class Visitors:
     Those with a pause leave the machine some time for the deploy.
     """
 
-    def __init__(self, directory, pause=0.2):
+    def __init__(self, directory, pause=0.5):
         self.stop = directory / "stop"
         self.pause = str(pause)
         self.seen = {}

@@ -34,6 +34,7 @@ from ._projections import (
 from ._record import read_record
 from ._topology import (
     allot_ports,
+    check_acme,
     check_backups,
     check_domains,
     check_hosts,
@@ -120,6 +121,7 @@ def _plan(apps: object, groups: Groups, hostvars: Mapping[str, Any]) -> tuple[di
     windows_ports = check_windows(records, layout, hosts, messages)
     check_hosts(layout, hosts, messages)
     check_backups(records, layout, hosts, messages)
+    check_acme(records, layout, hosts, messages)
     leaving = place(going, groups, messages)
 
     running: dict[str, list[str]] = {name: [] for name in hosts}
