@@ -441,7 +441,7 @@ def _inner_site(app: dict[str, Any], known: Mapping[str, Any], trusted: list[str
 def inner_endpoints(plan: Plan, host: str, only: Sequence[str] = ()) -> list[str]:
     """Return addresses and ports at which balancers reach these apps (all of them) on a host."""
     apps = [app for app in _apps(plan, host) if not only or app["name"] in only]
-    return list(dict.fromkeys(endpoint for app in apps for endpoint in _endpoints(plan, app, host)))
+    return list(dict.fromkeys(place for app in apps for place in endpoints(plan, app, host)))
 
 
 def ufw_rules(plan: Plan, host: str) -> Records:
