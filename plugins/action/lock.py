@@ -6,7 +6,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
@@ -54,30 +54,36 @@ def is_dead(holder: Mapping[str, Any]) -> bool:
     return started(int(holder.get("pid", 0))) != str(holder["id"]).rpartition(":")[2]
 
 
+def ask_for_locks(ask: Callable[[dict[str, Any]], dict[str, Any]], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask a host; where dead runs hold the locks, take them over; where others do, say who."""
+    arguments = {**arguments, "holder": this_run()}
+    result = ask(arguments)
+    holders = result.get("holders", {})
+    if holders and all(map(is_dead, holders.values())):
+        result = ask({**arguments, "dead": [holder["id"] for holder in holders.values()]})
+        holders = result.get("holders", {})
+    if holders:
+        lines = [
+            f"{name} is locked by {holder.get('who')} on {holder.get('where')} since {holder.get('since')}"
+            f" ({holder.get('purpose') or 'no purpose given'})."
+            for name, holder in sorted(holders.items())
+        ]
+        result["msg"] = "\n".join(
+            [*lines, "Wait until that run has ended. Where it is sure to be dead: -e wsgi_break_locks=true"]
+        )
+    return result
+
+
 class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no types
     """Ask; where a dead run holds the lock, take it over."""
 
     def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        arguments = {**self._task.args, "holder": this_run()}
-        result = self._ask(arguments, task_vars)
-        holders = result.get("holders", {})
-        if holders and all(map(is_dead, holders.values())):
-            result = self._ask({**arguments, "dead": [holder["id"] for holder in holders.values()]}, task_vars)
-            holders = result.get("holders", {})
-        if holders:
-            lines = [
-                f"{name} is locked by {holder.get('who')} on {holder.get('where')} since {holder.get('since')}"
-                f" ({holder.get('purpose') or 'no purpose given'})."
-                for name, holder in sorted(holders.items())
-            ]
-            result["msg"] = "\n".join(
-                [*lines, "Wait until that run has ended. Where it is sure to be dead: -e wsgi_break_locks=true"]
-            )
-        return result
 
-    def _ask(self, arguments: dict[str, Any], task_vars: Optional[dict[str, Any]]) -> dict[str, Any]:
-        answer: dict[str, Any] = self._execute_module(
-            module_name="wsgi.fleet.lock", module_args=arguments, task_vars=task_vars
-        )
-        return answer
+        def ask(arguments: dict[str, Any]) -> dict[str, Any]:
+            answer: dict[str, Any] = self._execute_module(
+                module_name="wsgi.fleet.lock", module_args=arguments, task_vars=task_vars
+            )
+            return answer
+
+        return ask_for_locks(ask, self._task.args)

@@ -22,6 +22,7 @@ from typing import Any, Optional
 from ansible import constants as C  # noqa: N812 - its name everywhere
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.wsgi.fleet.plugins.action.lock import ask_for_locks
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import ReleaseError, failure_message, tail
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.identity import (
     describe,
@@ -44,7 +45,8 @@ _UTILS = "ansible_collections.wsgi.fleet.plugins.module_utils"
 # What the host's half is made of; errors comes with the fixes that it names.
 _MODULES = (
     *("release", "release.errors", "release.records", "release.identity", "release.sources", "release.standing"),
-    *("windows", "windows.host", "windows.scm", "windows.releases", "windows.live", "windows.front", "windows.program"),
+    *("locks", "windows", "windows.gate", "windows.host", "windows.scm", "windows.releases", "windows.services"),
+    *("windows.live", "windows.front", "windows.program"),
 )
 _BOOT = "import sys,base64,zlib;exec(zlib.decompress(base64.b64decode(sys.stdin.buffer.read())))"
 _PROGRAM = """
@@ -104,6 +106,8 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no type
     def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         args = {**self._task.args.get("request", {}), "state": self._task.args.get("state", "built")}
+        if args["state"] in ("held", "released"):
+            return ask_for_locks(lambda lock: self._ask_for(args, lock, task_vars), args["lock"])
         args["apps"] = [planned.complete(record) for record in args["apps"]]
         wrong = problems([_release_part(record) for record in args["apps"]])
         if wrong:
@@ -121,6 +125,8 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no type
             "bad": args.get("bad", "refuse"),
             "service_host": args["service_host"],
             "apps": apps,
+            "only": list(args.get("only") or ()),
+            "return": {"to": {}, "previous": False, "reason": "", **(args.get("return") or {})},
             "services": planned.services(where, args["apps"], front),
             "rights": planned.rights(where, args["apps"], front),
             "rules": [rule["name"] for rule in args.get("rules") or ()],
@@ -135,6 +141,15 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no type
             return first
         return _merge(first, self._bring(args, request, first["wanted"], sources, task_vars))
 
+    def _ask_for(
+        self, args: Mapping[str, Any], lock: Mapping[str, Any], task_vars: Optional[dict[str, Any]]
+    ) -> dict[str, Any]:
+        if args.get("bare"):
+            return {"changed": False}
+        known = {key: args[key] for key in ("state", "root", "data")} | {"check": bool(args.get("check", False))}
+        request = {**known, "environment": {}, "timeout": 60, "apps": [], "lock": {**_LOCK, **lock}}
+        return self._ask(args["python"], request, task_vars)
+
     def _look_up(
         self, args: Mapping[str, Any], where: planned.Place
     ) -> tuple[dict[str, _Source], list[dict[str, Any]]]:
@@ -145,14 +160,16 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no type
         for record in args["apps"]:
             source = _Source(parse_app(_release_part(record)))
             try:
-                if args["state"] != "asked" and record["name"] not in (args.get("releases") or {}):
+                known = (args.get("releases") or {}).get(record["name"], {}).get("id") or ""
+                chosen = not args.get("only") or record["name"] in args["only"]
+                identified = args["state"] in ("built", "live") and chosen and not known
+                if identified:
                     self._identify(source)
             except ReleaseError as error:
                 failures.append({"app": record["name"], "step": error.step, "problem": error.problem, "fix": error.fix})
                 continue
             sources[record["name"]] = source
-            fixed = (args.get("releases") or {}).get(record["name"], "")
-            apps.append(_request_of(record, source, where, str(args["python_version"]), fixed))
+            apps.append(_request_of(record, source, where, args, known, identified))
         if failures:
             raise AnsibleActionFail(failure_message(failures, len(failures)))
         return sources, apps
@@ -265,7 +282,10 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no type
             answer: dict[str, Any] = json.loads(str(done.get("stdout", "")).strip().splitlines()[-1])
         except (IndexError, ValueError):
             said = tail(str(done.get("stderr") or done.get("stdout") or "")) or done.get("msg")
-            return {"failed": True, "msg": f"{python} gave no answer: {said}"}
+            return {
+                "failed": True,
+                "msg": f"{python} gave no answer: {said}\nWhere it is not yet: site.yml installs it.",
+            }
         for warning in answer.pop("warnings", ()):
             self._display.warning(warning)
         return answer
@@ -273,6 +293,8 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no type
 
 # In a file of nginx: replaced by the digest of all of them.
 _DIGEST = "WSGI_FLEET_DIGEST"
+# What a lock need not say; the documentation has the same.
+_LOCK = {"purpose": "", "seconds": 7200, "break_locks": False}
 _RELEASE_KEYS = ("name", "source", "requirements", "packages", "keep_releases")
 
 
@@ -282,17 +304,23 @@ def _release_part(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _request_of(
-    record: Mapping[str, Any], source: _Source, where: planned.Place, python: str, fixed: str
+    record: Mapping[str, Any],
+    source: _Source,
+    where: planned.Place,
+    args: Mapping[str, Any],
+    known: str,
+    identified: bool,
 ) -> dict[str, Any]:
     app = source.app
     identity = source_identity(app.source, source.commit)
-    major, minor = python.split(".")[:2]
+    major, minor = str(args["python_version"]).split(".")[:2]
     inputs = release_inputs(app, identity, f"cpython-{major}{minor}")
+    # Where no source is asked, the name of the release is known or of no interest.
+    release = known or (release_id(inputs) if identified else "")
     request: dict[str, Any] = {
-        **{key: record[key] for key in ("name", "secrets", "health_timeout", "keep_releases")},
-        "id": fixed or release_id(inputs),
-        "fixed": bool(fixed),
-        "instances": planned.instances(where, record, fixed or release_id(inputs)),
+        **{key: record[key] for key in ("name", "secrets", "health", "health_timeout", "trial", "keep_releases")},
+        "id": release,
+        "instances": planned.instances(where, record, release),
         "inputs": inputs,
         "description": describe(app.source, identity),
         "kind": app.source.kind,
@@ -327,9 +355,13 @@ def _guess(request: Mapping[str, Any]) -> dict[str, Any]:
         "actions": actions,
         "apps": {},
         "services": request["services"],
+        "pending": [app["name"] for app in request["apps"]],
         "obsolete_services": [],
         "obsolete_rules": [],
         "rights": [],
+        "results": [],
+        "releases": [],
+        "look": "",
     }
 
 

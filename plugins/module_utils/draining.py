@@ -1,5 +1,5 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Taking one server out of nginx's upstreams for a while, in the files as role nginx has written them.
+"""Taking the servers of one host out of nginx's upstreams for a while, in the files as role nginx has written them.
 
 The configuration says at /config which one it is, so that role nginx sees whether the running one is what it wrote.
 What is changed here says so there too: whatever becomes of the run that drained, role nginx puts its files back and
@@ -9,26 +9,28 @@ reloads.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 _UPSTREAM = re.compile(r"^upstream\s+(?P<name>\S+)\s*\{(?P<body>.*?)^\}", re.MULTILINE | re.DOTALL)
 _SERVER = re.compile(r"^(?P<head>\s*server\s+(?P<address>\S+?)(?:\s[^;]*?)??)(?P<down>\s+down)?;", re.MULTILINE)
 _DIGEST = re.compile(r"(?P<head>return 200 )(?P<mark>drained-)?(?P<digest>[0-9a-f]{64});")
 
 
-def set_server(text: str, address: str, *, down: bool) -> tuple[str, list[str]]:
-    """Change a server in all upstreams of a file; the new text, and the upstreams that would have no server left."""
+def set_servers(text: str, addresses: Collection[str], *, down: bool) -> tuple[str, list[str]]:
+    """Change servers in all upstreams of a file; the new text, and the upstreams that would have no server left."""
     alone: list[str] = []
 
     def upstream(match: re.Match[str]) -> str:
         body = match["body"]
-        others = [server for server in _SERVER.finditer(body) if server["address"] != address]
+        servers = list(_SERVER.finditer(body))
+        others = [server for server in servers if server["address"] not in addresses]
         if down and not any(server["down"] is None for server in others):
-            if any(server["address"] == address for server in _SERVER.finditer(body)):
+            if len(others) < len(servers):
                 alone.append(match["name"])
             return match[0]
 
         def server(found: re.Match[str]) -> str:
-            if found["address"] != address:
+            if found["address"] not in addresses:
                 return found[0]
             return f"{found['head']}{' down' if down else ''};"
 

@@ -1,12 +1,12 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Have a balancer send nothing new to a server for a while."""
+"""Have a balancer send nothing new to a host for a while."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: drain
-short_description: Take a server out of nginx's upstreams for a while, or bring it back
+short_description: Take servers out of nginx's upstreams for a while, or bring them back
 description:
   - Runs on a balancer that role nginx has set up. Requests that are under way end as they would; new ones go to others.
   - The new configuration is tested; when nginx refuses it, the files stay as they were.
@@ -14,9 +14,10 @@ description:
 version_added: 0.1.0
 author: The wsgi.fleet maintainers
 options:
-  server:
-    description: The server, as the upstreams have it.
-    type: str
+  servers:
+    description: The servers of a host, as the upstreams have them.
+    type: list
+    elements: str
     required: true
   state:
     description: V(drained) sends nothing new there, V(served) does again.
@@ -44,7 +45,7 @@ attributes:
 EXAMPLES = r"""
 - name: Have the balancer send nothing new to this host
   wsgi.fleet.drain:
-    server: 192.0.2.11:80
+    servers: ["192.0.2.11:80"]
     state: drained
     names: [shop]
   delegate_to: lb1
@@ -52,7 +53,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 alone:
-  description: Upstreams in which the server stays, since they have no other that is up.
+  description: Upstreams in which the servers stay, since they have no other that is up.
   returned: success
   type: list
   elements: str
@@ -63,7 +64,7 @@ import fcntl
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wsgi.fleet.plugins.module_utils.draining import has_drained, mark, set_server
+from ansible_collections.wsgi.fleet.plugins.module_utils.draining import has_drained, mark, set_servers
 
 
 def replace(path: Path, text: str) -> None:
@@ -78,7 +79,7 @@ def main() -> None:
     """Change, test, reload."""
     module = AnsibleModule(
         argument_spec={
-            "server": {"type": "str", "required": True},
+            "servers": {"type": "list", "elements": "str", "required": True},
             "state": {"type": "str", "choices": ["drained", "served"], "required": True},
             "names": {"type": "list", "elements": "str", "required": True},
             "root": {"type": "path", "default": "/etc/nginx"},
@@ -96,7 +97,7 @@ def main() -> None:
         after = dict(before)
         for path in before:
             if path.stem in options["names"]:
-                after[path], without = set_server(before[path], options["server"], down=down)
+                after[path], without = set_servers(before[path], options["servers"], down=down)
                 alone += without
         if after == before:
             module.exit_json(changed=False, alone=alone)
@@ -114,7 +115,7 @@ def main() -> None:
             module.fail_json(msg=f"nginx refuses the configuration, so it was left as it was: {errors or output}")
         module.run_command(["systemctl", "reload", "nginx.service"], check_rc=True)
     if alone:
-        module.warn(f"{options['server']} stays in {', '.join(alone)}: no other server is up there")
+        module.warn(f"{', '.join(options['servers'])} stays in {', '.join(alone)}: no other server is up there")
     module.exit_json(changed=True, alone=alone)
 
 

@@ -74,34 +74,11 @@ holders:
 """
 
 import fcntl
-import json
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Who holds a lock; empty when nobody does, or when the file is no lock."""
-    try:
-        holder = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return holder if isinstance(holder, dict) and "id" in holder else {}
-
-
-def others(
-    files: Mapping[str, Path], mine: str, dead: Sequence[str], now: float, *, force: bool
-) -> dict[str, dict[str, Any]]:
-    """The locks that other, living runs hold."""
-    found = {}
-    for name, path in files.items():
-        holder = read(path)
-        if holder and holder["id"] != mine and holder["id"] not in dead and holder.get("until", 0) > now and not force:
-            found[name] = holder
-    return found
+from ansible_collections.wsgi.fleet.plugins.module_utils import locks
 
 
 def main() -> None:
@@ -121,7 +98,7 @@ def main() -> None:
     )
     options = module.params
     directory = Path(options["directory"])
-    files = {name: directory / f"{name.replace('/', '_')}.json" for name in options["names"]}
+    files = locks.files(directory, options["names"])
     mine = options["holder"]["id"]
     if module.check_mode and not directory.is_dir():
         module.exit_json(changed=False)
@@ -130,20 +107,14 @@ def main() -> None:
     with (directory / ".lock").open("w") as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)  # for the moment in which files are read and written
         if options["state"] == "released":
-            for path in files.values():
-                if read(path).get("id") == mine and not module.check_mode:
-                    path.unlink()
+            if not module.check_mode:
+                locks.give_back(files, mine)
             module.exit_json(changed=False)
-        held = others(files, mine, options["dead"], now, force=options["break_locks"])
+        held = locks.others(files, mine, options["dead"], now, force=options["break_locks"])
         if held:
             module.fail_json(msg="another run holds the lock", holders=held)
         if not module.check_mode:
-            since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
-            holder = {**options["holder"], "purpose": options["purpose"], "since": since}
-            for path in files.values():
-                draft = path.with_suffix(".new")
-                draft.write_text(json.dumps({**holder, "until": now + options["seconds"]}) + "\n")
-                draft.replace(path)
+            locks.take(files, {**options["holder"], "purpose": options["purpose"]}, now, options["seconds"])
     module.exit_json(changed=False)  # nothing of the host's is different
 
 

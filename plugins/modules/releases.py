@@ -59,7 +59,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.host import read_marker
-from ansible_collections.wsgi.fleet.plugins.module_utils.release.standing import read_state
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.standing import row
 
 
 def look(home: Path) -> list[dict[str, Any]]:
@@ -70,20 +70,9 @@ def look(home: Path) -> list[dict[str, Any]]:
         live = ""
     found = []
     for path in (home / "releases").iterdir() if (home / "releases").is_dir() else ():
-        marker, state = read_marker(path), read_state(path)
+        marker = read_marker(path)
         if marker:
-            found.append(
-                {
-                    "app": home.name,
-                    "release": path.name,
-                    "live": path.name == live,
-                    "verdict": state.get("verdict") or "not judged",
-                    "since": state.get("since", ""),
-                    "built": marker.get("built", ""),
-                    "source": marker.get("source", ""),
-                    "reason": state.get("reason", ""),
-                }
-            )
+            found.append(row(home.name, path, marker, live))
     return sorted(found, key=lambda release: release["built"], reverse=True)
 
 

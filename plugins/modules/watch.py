@@ -18,6 +18,11 @@ options:
     description: Path of the access log by the name of its application. A log that is not there yet counts as empty.
     type: dict
     required: true
+  upstreams:
+    description: Servers as upstreams have them. When some are given, only requests count that one of these answered.
+    type: list
+    elements: str
+    default: []
   seconds:
     description: For how long.
     type: int
@@ -56,13 +61,15 @@ apps:
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
 # The status follows the request, which is the first quoted text in a line, or has its name where lines are JSON.
 STATUS = re.compile(r'(?:(?!\{)[^"]*|\{.*?"request":)"(?:[^"\\]|\\.)*"(?: |,"status":)(\d{3})[ ,]')
+# Who answered: the last one, when several were asked.
+UPSTREAM = re.compile(r'(?:upstream_addr=|"upstream":)"(?:[^"]*, )?([^", ]+)"')
 
 
 class Log:
@@ -90,9 +97,14 @@ class Log:
             return stream.read().decode(errors="replace").splitlines()
 
 
-def count(lines: Iterable[str]) -> dict[str, int]:
+def count(lines: Iterable[str], upstreams: Collection[str] = ()) -> dict[str, int]:
     """Requests and errors among lines of a log."""
-    found = [int(match[1]) for match in map(STATUS.match, lines) if match]
+
+    def counts(line: str) -> bool:
+        answered = UPSTREAM.search(line)
+        return not upstreams or bool(answered and answered[1] in upstreams)
+
+    found = [int(match[1]) for match in map(STATUS.match, filter(counts, lines)) if match]
     return {"requests": len(found), "errors": sum(status >= 500 for status in found)}
 
 
@@ -101,6 +113,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "logs": {"type": "dict", "required": True},
+            "upstreams": {"type": "list", "elements": "str", "default": []},
             "seconds": {"type": "int", "default": 30},
             "max_errors": {"type": "float", "default": 5},
             "min_requests": {"type": "int", "default": 20},
@@ -111,7 +124,7 @@ def main() -> None:
     logs = {name: Log(Path(path)) for name, path in options["logs"].items()}
     if not module.check_mode:
         time.sleep(options["seconds"])
-    apps = {name: count(log.added()) for name, log in logs.items()}
+    apps = {name: count(log.added(), options["upstreams"]) for name, log in logs.items()}
     bad = [
         f"{name}: {seen['errors']} of {seen['requests']} requests ended with a server error "
         f"within {options['seconds']} seconds ({options['max_errors']:g} percent may)"

@@ -15,9 +15,13 @@ description:
   - O(state=built) builds the releases that are missing and says which services, rights and firewall rules the host
     should have.
   - O(state=live) configures the instances, restarts those that are not what they should be one after the other, asks
-    each over HTTP, and goes back to what was good last when one does not answer well.
-  - O(state=asked) asks every instance and changes nothing.
-  - O(state=finished) removes old releases, and what was made for applications that are gone.
+    each over HTTP, and goes back to what was good last when one does not answer well. Before visitors meet another
+    release, the first instance answers from it at a port that nobody knows.
+  - O(state=finished) notes that what is live is good, and removes old releases and what was made for applications that
+    are gone.
+  - O(state=returned) goes back to a release that was good, with the configuration that it was good with.
+  - O(state=asked) asks every instance, and O(state=listed) tells of the releases; both change nothing.
+  - O(state=held) and O(state=released) are to Windows hosts what module M(wsgi.fleet.lock) is to others.
 author: The wsgi.fleet maintainers
 requirements: ["On the host: a complete Python 3.9 or newer"]
 attributes:
@@ -31,7 +35,7 @@ options:
   state:
     description: What to do.
     type: str
-    choices: [built, live, finished, asked]
+    choices: [built, live, finished, returned, asked, listed, held, released]
     default: built
   request:
     description: What to do it with; the same for every O(state).
@@ -90,7 +94,38 @@ options:
         type: str
         default: ""
       releases:
-        description: Releases by application that are to run instead of what the sources are. The host must have them.
+        description:
+          - What O(state=built) answered as RV(apps). The sources are not asked again then, which might have moved on.
+        type: dict
+        default: {}
+      only:
+        description:
+          - The applications to deal with; empty is all. With some, nginx and what others left behind are not touched,
+            and an application whose instances or ports are not those that the host has is refused.
+        type: list
+        elements: str
+        default: []
+      return:
+        description: For O(state=returned).
+        type: dict
+        default: {}
+        suboptions:
+          to:
+            description: Releases by application to go back to, instead of those that were good last.
+            type: dict
+            default: {}
+          previous:
+            description: Whether what is live is left even when it was good.
+            type: bool
+            default: false
+          reason:
+            description: Why a release is left, which makes it bad. Without a reason it does not count as bad.
+            type: str
+            default: ""
+      lock:
+        description:
+          - For O(state=held) and O(state=released) - C(names), and C(purpose), C(seconds), C(break_locks) as module
+            M(wsgi.fleet.lock) has them.
         type: dict
         default: {}
       environment:
@@ -102,10 +137,10 @@ options:
         type: int
         default: 900
       bad:
-        description: Whether a release that was found to be bad is tried again.
+        description: What to do about a release that is wanted, but was found to be bad while another is live.
         type: str
-        choices: [refuse, retry]
-        default: refuse
+        choices: [keep, refuse, retry]
+        default: keep
 """
 
 EXAMPLES = r"""
@@ -132,6 +167,20 @@ actions:
 apps:
   description: For each application the release that it should have (C(id)) and the one that is configured (C(live)).
   returned: when the host was asked
+  type: dict
+pending:
+  description: Applications for which O(state=live) has something to do.
+  returned: O(state=built)
+  type: list
+  elements: str
+releases:
+  description: The complete releases, as module M(wsgi.fleet.releases) gives them.
+  returned: O(state=listed)
+  type: list
+  elements: dict
+holders:
+  description: Who holds the locks that were asked for and are not had, by name.
+  returned: O(state=held)
   type: dict
 results:
   description: The answers of the instances, as M(wsgi.fleet.probe) gives them.

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -19,17 +22,19 @@ from probes import ROOT, connects, fetch, run_playbook, wait_until
 
 SCENARIO = ROOT / "molecule" / "waitress_windows"
 BALANCER, WINDOWS = "10.213.70.10", "10.213.70.31"
-SHOP, API = "shop.example.com", "api.example.com"
+SHOP, API, WEB = "shop.example.com", "api.example.com", "web.example.com"
 CONTAINER = "fleet-waitress-windows-win1"
+EVERYWHERE = {("posix", "app1"), ("nt", "win1"), ("nt", "win2")}
 DATA = "/srv/wine/drive_c/ProgramData/wsgi-fleet"
 CODE = "/srv/wine/drive_c/Program Files/wsgi-fleet"
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 TOKEN = "Hard-to-guess-4711"
+BLUE = {"env": {"COLOUR": "blue"}}  # as the shop is from some test on
 
 
-def guest(*command):
+def guest(*command, container=CONTAINER):
     """Run a program in the container; its output."""
-    done = subprocess.run(["podman", "exec", CONTAINER, *command], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["podman", "exec", container, *command], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -82,19 +87,20 @@ def records(**changes):
     for record in yaml.safe_load((SCENARIO / "inventory/group_vars/all.yml").read_text())["wsgi_apps"]:
         change = changes.get(record["name"], {})
         if change is not None:
-            found.append({**record, "source": {"path": str(SCENARIO / "files/shop")}, **change})
+            source = SCENARIO / "files" / ("web" if record["name"] == "web" else "shop")
+            found.append({**record, "source": {"path": str(source)}, **change})
     return found
 
 
-def play(playbook, *arguments, **changes):
-    """Run a playbook of the project with changed records."""
-    extra = json.dumps({"wsgi_apps": records(**changes)})
+def play(playbook, *arguments, inventory=SCENARIO / "inventory", options=(), more=(), **changes):
+    """Run a playbook of the project with changed records, or more of them."""
+    variables = {"wsgi_apps": [*records(**changes), *more], "wsgi_canary_seconds": 2, **dict(options)}
     return run_playbook(
         f"playbooks/{playbook}.yml",
         "-e",
-        extra,
+        json.dumps(variables),
         *arguments,
-        inventories=[SCENARIO / "inventory"],
+        inventories=[inventory],
         ANSIBLE_CONNECTION_PLUGINS=str(ROOT / "molecule/shared/windows/connection"),
         ANSIBLE_PRIVATE_KEY_FILE=str(ROOT / ".cache/ssh/fleet-waitress-windows"),
         ANSIBLE_REMOTE_USER="ansible",
@@ -113,6 +119,10 @@ def changes(done):
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert TOKEN not in done.stdout + done.stderr
     return {host: int(changed) for host, _, changed, _, _ in RECAP.findall(done.stdout)}
+
+
+def said(done):
+    return " ".join((done.stdout + done.stderr).split())
 
 
 class Visitors:
@@ -247,16 +257,18 @@ print(json.dumps(rules))
 
 def test_the_firewall_lets_balancers_in_and_nobody_else():
     rules = firewall()
-    assert len(rules) == 2
+    assert len(rules) == 3
     assert all(f"RA4={BALANCER}|" in rule for rule in rules)
-    assert {re.search(r"LPort=([\d-]+)", rule)[1] for rule in rules} == {"80", f"{port_of('api')}-{port_of('api', 1)}"}
+    ports = {f"{port_of(app)}-{port_of(app, 1)}" for app in ("api", "web")}
+    assert {re.search(r"LPort=([\d-]+)", rule)[1] for rule in rules} == {"80", *ports}
 
 
 def test_secrets_are_in_one_file_only():
     found = guest("grep", "-rl", TOKEN, DATA, CODE).splitlines()
+    release = json.loads(get(SHOP, "/about").text)["release"]
     assert {path.removeprefix(DATA) for path in found} == {
         "/shop/config/secrets/environment.json",
-        "/shop/config/good/environment.json",
+        f"/shop/config/good/{release}/environment.json",
     }
 
 
@@ -312,7 +324,7 @@ def test_a_killed_instance_costs_no_request_and_the_next_run_mends_it(tmp_path):
 def test_a_rolling_restart_costs_no_request(tmp_path):
     before = processes()
     with Visitors(tmp_path) as visitors:
-        changed = changes(deploy(shop={"env": {"COLOUR": "blue"}}))
+        changed = changes(deploy(shop=BLUE))
     assert changed["win1"] == 1
     assert visitors.seen["failed"] == {}, visitors.seen
     # The restarts lay inside: visitors met both, and in the end nobody of before.
@@ -323,34 +335,21 @@ def test_a_rolling_restart_costs_no_request(tmp_path):
     assert not {process for _, process in before} & {process for _, process in after}
 
 
-def test_going_back_to_a_release_that_is_kept_takes_no_build(tmp_path):
-    blue = {"env": {"COLOUR": "blue"}}
-    first = json.loads(get(SHOP, "/about").text)["release"]
-    (tmp_path / "shop.py").write_text((SCENARIO / "files/shop/shop.py").read_text() + f"# {time.time()}\n")
-    assert changes(deploy(shop={**blue, "source": {"path": str(tmp_path)}}))["win1"] == 2
-    assert json.loads(get(SHOP, "/about").text)["release"] != first
-    fixed = json.dumps({"wsgi_release": {"shop": first}})
-    assert (
-        changes(play("site", "--limit", "win1", "-e", fixed, shop={**blue, "source": {"path": "/nowhere"}}))["win1"]
-        == 1
-    )
-    assert json.loads(get(SHOP, "/about").text)["release"] == first
-
-
 def test_a_release_that_does_not_start_never_takes_the_place(tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "shop.py").write_text(f"raise SystemExit('no database')  # {time.time()}\n")
-    shop = {"env": {"COLOUR": "blue"}, "source": {"path": str(broken)}}
+    shop = {**BLUE, "source": {"path": str(broken)}}
     with Visitors(tmp_path) as visitors:
         done = deploy(shop=shop)
-    said = " ".join((done.stdout + done.stderr).split())
     assert done.returncode != 0
-    assert "no database" in said
-    assert "is live again" in said
+    assert "no database" in said(done)
+    assert "is live again" in said(done)
     assert visitors.seen["failed"] == {}, visitors.seen
     assert set(visitors.seen["answers"]) == {"blue"}
-    assert "was found to be bad" in deploy(shop=shop).stdout
+    again = deploy(shop=shop)
+    assert changes(again)["win1"] == 0
+    assert "is bad, so" in said(again)
 
 
 def test_after_a_power_cut_everything_comes_back_by_itself():
@@ -363,12 +362,12 @@ def test_after_a_power_cut_everything_comes_back_by_itself():
 
 
 def test_a_run_after_that_changes_nothing_but_what_was_asked():
-    done = deploy(shop={"env": {"COLOUR": "blue"}})
+    done = deploy(shop=BLUE)
     assert changes(done)["win1"] == 0
 
 
 def test_status_shows_every_instance():
-    done = play("status", shop={"env": {"COLOUR": "blue"}})
+    done = play("status", shop=BLUE)
     assert done.returncode == 0, done.stdout[-3000:]
     rows = [line.split() for line in done.stdout.splitlines() if line.strip().startswith(("lb1", "win1"))]
     assert [row[:2] for row in rows].count(["win1", "shop"]) == 4
@@ -379,21 +378,252 @@ def test_status_shows_every_instance():
 
 def test_wrong_records_are_refused_before_anything_changes():
     done = deploy(shop={"hooks": {"after_build": ["true"]}, "port": 8079})
-    said = " ".join((done.stdout + done.stderr).split())
     assert done.returncode != 0
-    assert "No host was touched" in said
-    assert "app shop: hooks: is for Linux hosts only" in said
-    assert "app shop: port: is 8079" in said
+    assert "No host was touched" in said(done)
+    assert "app shop: hooks: is for Linux hosts only" in said(done)
+    assert "app shop: port: is 8079" in said(done)
+
+
+# -- deploys, on hosts of both kinds
+
+
+@pytest.fixture
+def web(tmp_path):
+    """Writes a version of the application; returns what its record says then."""
+
+    def write(version, bad=""):
+        directory = tmp_path / version
+        directory.mkdir()
+        (directory / "web.py").write_text((SCENARIO / "files/web/web.py").read_text())
+        (directory / "version").write_text(version)
+        if bad:
+            (directory / "bad").write_text(bad)
+        return {"source": {"path": str(directory)}}
+
+    return write
+
+
+ONLY_WEB = {"wsgi_apps_only": "web", "wsgi_drain": True}
+
+
+def web_answers(number=60):
+    """Version, kind and name of the hosts that answer."""
+    return {tuple(get(WEB).text.split()[:3]) for _ in range(number)}
+
+
+def everywhere(version):
+    return {(version, *host) for host in EVERYWHERE}
+
+
+def locks():
+    return [
+        guest("sh", "-c", f"ls {DATA}/locks", container=f"fleet-waitress-windows-{host}").split()
+        for host in ("win1", "win2")
+    ]
+
+
+def test_a_deploy_goes_over_hosts_of_both_kinds_and_loses_no_request(tmp_path, web):
+    assert web_answers() == everywhere("one")
+    with Visitors(tmp_path, WEB) as visitors:
+        done = play("deploy", options=ONLY_WEB, web=web("two"), shop=BLUE)
+    changed = changes(done)
+    assert min(changed[host] for host in ("app1", "win1", "win2")) > 0
+    assert web_answers() == everywhere("two")
+    assert visitors.seen["failed"] == {}, visitors.seen
+    assert set(visitors.seen["answers"]) == {"one", "two"}
+    switched = re.findall(
+        r"^changed: \[(\w+)\]$", done.stdout.partition("Make the next releases live")[2], re.MULTILINE
+    )
+    hosts = [host for host in switched if host in ("app1", "win1", "win2")]
+    assert list(dict.fromkeys(hosts)) == ["app1", "win1", "win2"]  # one after the other, and Linux first
+    assert locks() == [[], []]
+    assert get(SHOP).text.startswith("blue ")
+
+
+def test_a_release_that_is_bad_on_the_last_host_is_left_by_all(tmp_path, web):
+    broken = web("three", bad="win2")
+    with Visitors(tmp_path, WEB) as visitors:
+        done = play("deploy", options=ONLY_WEB, web=broken, shop=BLUE)
+    assert done.returncode != 0
+    assert "serve what was good before: win2: " in said(done)
+    assert "is answered with 500" in said(done)
+    assert visitors.seen["failed"] == {}, visitors.seen
+    assert set(visitors.seen["answers"]) == {"two", "three"}  # others had it already
+    assert web_answers() == everywhere("two")
+    assert locks() == [[], []]
+    refused = play("deploy", options=ONLY_WEB, web=broken, shop=BLUE)
+    assert refused.returncode != 0
+    assert said(refused).count("wsgi_bad_releases=retry") >= 2  # of both kinds
+    assert web_answers() == everywhere("two")
+
+
+def test_a_lock_on_a_windows_host_keeps_others_out(web):
+    holder = {"id": "other:1:1", "machine": "other", "pid": 1, "who": "alice", "where": "control9", "purpose": "hotfix"}
+    content = json.dumps({**holder, "since": "2026-03-01T12:00:00Z", "until": time.time() + 600})
+    guest("sh", "-c", f"echo '{content}' > {DATA}/locks/web.json", container="fleet-waitress-windows-win2")
+    done = play("deploy", options=ONLY_WEB, web=web("locked"), shop=BLUE)
+    assert done.returncode != 0
+    assert "win2: web is locked by alice on control9 since 2026-03-01T12:00:00Z (hotfix)" in said(done)
+    assert locks() == [[], ["web.json"]]
+    assert web_answers() == everywhere("two")
+
+
+def test_rollback_goes_back_on_all_hosts_and_site_stays_there(tmp_path, web):
+    two = web("two")
+    with Visitors(tmp_path, WEB) as visitors:
+        changes(play("rollback", options={"wsgi_apps_only": "web", "wsgi_break_locks": True}, web=two, shop=BLUE))
+    assert visitors.seen["failed"] == {}, visitors.seen
+    assert web_answers() == everywhere("one")
+    assert locks() == [[], []]
+    done = play("site", web=two, shop=BLUE)
+    assert set(changes(done).values()) == {0}
+    assert "is bad" in said(done)
+    listed = play("releases", options={"wsgi_apps_only": "web"}, shop=BLUE).stdout
+    rows = [line.split() for line in listed.splitlines() if line.strip().startswith(("app1", "win1", "win2"))]
+    live = [row[0] for row in rows if row[1] == "web" and row[3:5] == ["live,", "good"]]
+    assert live == ["app1", "win1", "win2"]
+    assert [row[0] for row in rows if row[1] == "web" and "rolled" in row] == ["app1", "win1", "win2"]
+
+
+def test_a_change_of_server_that_fails_leaves_the_old_one_able_to_start():
+    app1 = ("podman", "exec", "fleet-waitress-windows-app1")
+    wrong = {"server": "gunicorn", "waitress": None, "gunicorn": {"statsd_host": "no port: here"}}
+    record = next(record for record in records() if record["name"] == "web")
+    record = {key: value for key, value in {**record, **wrong}.items() if value is not None}
+    done = play("site", "--limit", "app1", web=None, more=[record], shop=BLUE)
+    assert done.returncode != 0
+    assert "statsd_host" in said(done)
+    ask = ["curl", "-sS", "-H", f"Host: {WEB}", "http://127.0.0.1/"]
+    before = subprocess.run([*app1, *ask], capture_output=True, text=True, check=True).stdout
+    supervisorctl = subprocess.run([*app1, "supervisorctl", "restart", "web:*"], capture_output=True, text=True)
+    assert supervisorctl.returncode == 0, supervisorctl.stdout + supervisorctl.stderr
+
+    def answer():
+        return subprocess.run([*app1, *ask], capture_output=True, text=True, check=True).stdout
+
+    after = wait_until(lambda: answer() if answer().startswith("one posix app1") else "", 20, "an answer")
+    assert after.split()[3] != before.split()[3]  # another process, of the same release
+
+
+def test_a_deploy_says_what_it_would_do_and_brings_no_instances():
+    before = processes()
+    shop = {"env": {"COLOUR": "red"}}
+    done = play("deploy", "--check", "--diff", "--limit", "win1", options={"wsgi_apps_only": "shop"}, shop=shop)
+    assert changes(done)["win1"] > 0
+    assert processes() == before
+    more = {**BLUE, "waitress": {"instances": 5, "threads": 4, "stop_timeout": 60}}
+    done = play("deploy", "--limit", "win1", options={"wsgi_apps_only": "shop"}, shop=more)
+    assert done.returncode != 0
+    assert "wanted are shop-0 on 127.0.0.1:8001" in said(done)
+    assert "run site.yml" in said(done)
+    assert processes() == before
+
+
+def test_an_application_comes_from_an_archive_a_repository_and_a_package(tmp_path):
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "web.py").write_text((SCENARIO / "files/web/web.py").read_text())
+    (code / "version").write_text("four")
+    subprocess.run(["tar", "-czf", tmp_path / "code.tar.gz", "-C", tmp_path, "code"], check=True)
+    git = ["git", "-C", str(code), "-c", "user.name=x", "-c", "user.email=x@example.com"]
+    for arguments in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "x"], ["tag", "v4"]):
+        subprocess.run([*git, *arguments], check=True, capture_output=True)
+    wheels = tmp_path / "wheels"
+    shutil.copytree(ROOT / ".cache/windows/wheels", wheels)
+    write_wheel(wheels / "packed-4.0-py3-none-any.whl", (code / "web.py").read_text())
+    sources = {
+        "archived": ({"archive": str(tmp_path / "code.tar.gz")}, "web:app"),
+        "cloned": ({"git": str(code), "version": "v4"}, "web:app"),
+        "packed": ({"package": "packed", "version": "4.0"}, "packed:app"),
+    }
+    common = {"hosts": ["win1"], "server": "waitress", "waitress": {"instances": 1}, "nginx": {"tls": {"mode": "off"}}}
+    more = [
+        {"name": name, "domains": [f"{name}.example.com"], "source": source, "callable": entry, **common}
+        for name, (source, entry) in sources.items()
+    ]
+    options = {"waitress_windows_wheelhouse": str(wheels)}
+    changes(play("site", "--limit", "win1", more=more, options=options, shop=BLUE))
+    for name in sources:
+        answer = fetch(WINDOWS, f"{name}.example.com", port=port_of(name))
+        assert answer.text.split()[:3] == ["four", "nt", "win1"], name
+    assert changes(play("site", "--limit", "win1", more=more, options=options, shop=BLUE))["win1"] == 0
+
+
+def write_wheel(path, code):
+    """A package of one module."""
+    info = "packed-4.0.dist-info"
+    files = {
+        "packed/__init__.py": code,
+        "packed/version": "four",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: packed\nVersion: 4.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+        archive.writestr(f"{info}/RECORD", "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"]))
 
 
 def test_an_application_goes_away():
     port = port_of("api")
     absent = {"state": "absent", "keep_data": False}
-    assert changes(play("site", api=absent, shop={"env": {"COLOUR": "blue"}}))["win1"] > 0
+    assert changes(play("site", api=absent, shop=BLUE))["win1"] > 0
     assert connects(WINDOWS, port) == "refused"
     assert [name for name in states() if name.startswith("api")] == []
     assert guest("sh", "-c", f"ls -d '{CODE}/apps/api' '{DATA}/api' 2>/dev/null || true") == ""
-    assert len(firewall()) == 1
+    assert len(firewall()) == 2
     assert get(SHOP, "/healthz").text == "well"
     with pytest.raises(Exception, match="closed connection without response"):
         get(API)
+
+
+# -- without a balancer
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory):
+    """An inventory in which win1 faces its visitors by itself, with a certificate; what its record says then."""
+    directory = tmp_path_factory.mktemp("edge")
+    shutil.copytree(SCENARIO / "inventory" / "group_vars", directory / "group_vars")
+    hosts = yaml.safe_load((SCENARIO / "inventory/hosts.yml").read_text())
+    hosts["windows_apps"]["hosts"].pop("win2")
+    (directory / "hosts.yml").write_text(json.dumps({"windows_apps": hosts["windows_apps"]}))
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    subject = ["-days", "30", "-subj", f"/CN={SHOP}", "-addext", f"subjectAltName=DNS:{SHOP}"]
+    key, certificate = directory / "key.pem", directory / "certificate.pem"
+    subprocess.run([*command, *subject, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    nginx = {"tls": {"mode": "files", "certificate": certificate.read_text(), "key": key.read_text()}}
+    return {"inventory": directory, "api": None, "web": None, "shop": {**BLUE, "nginx": nginx}}
+
+
+def test_nginx_serves_https_with_a_certificate_of_ones_own(edge):
+    done = play("site", **edge)
+    changes(done)
+    assert "PRIVATE KEY" not in done.stdout + done.stderr
+    answer = fetch(WINDOWS, SHOP, tls=True)
+    assert answer.text.split()[2:4] == ["https", SHOP]
+    redirected = fetch(WINDOWS, SHOP, "/about?x=1")
+    assert (redirected.status, redirected.headers["location"]) == (308, f"https://{SHOP}/about?x=1")
+    with socket.create_connection((WINDOWS, 443), 5) as raw:
+        context = ssl.create_default_context(cadata=edge["shop"]["nginx"]["tls"]["certificate"])
+        with context.wrap_socket(raw, server_hostname=SHOP) as connection:
+            assert connection.version() == "TLSv1.3"
+    with pytest.raises(ssl.SSLError):
+        fetch(WINDOWS, "other.example", tls=True)
+    assert {re.search(r"LPort=(\d+)", rule)[1] for rule in firewall()} == {"80", "443"}
+    assert set(changes(play("site", **edge)).values()) == {0}
+
+
+def test_a_page_of_maintenance_is_refused_where_nobody_could_show_it(edge):
+    done = play("maintenance", "-e", "wsgi_maintenance=on", **edge)
+    assert done.returncode != 0
+    assert "Nothing was closed or opened" in said(done)
+    assert "'shop' meets its visitors on win1" in said(done)
+
+
+def test_a_deploy_needs_no_balancer(edge, tmp_path):
+    (tmp_path / "shop.py").write_text((SCENARIO / "files/shop/shop.py").read_text() + f"# {time.time()}\n")
+    shop = {**edge["shop"], "source": {"path": str(tmp_path)}}
+    before = json.loads(fetch(WINDOWS, SHOP, "/about", tls=True).text)["release"]
+    assert changes(play("deploy", **{**edge, "shop": shop}))["win1"] > 0
+    assert json.loads(fetch(WINDOWS, SHOP, "/about", tls=True).text)["release"] != before

@@ -73,12 +73,6 @@ def deploy_errors(given: Mapping[str, Any], plan: Plan) -> list[str]:
     options = read_fields(dict(given), _OPTIONS, where)
     for name in ("wsgi_apps_only", "wsgi_release"):
         refuse_unknown_apps(options.get(name) or (), plan["apps"], where.at(name))
-        for app in options.get(name) or ():
-            hosts = plan["apps"].get(app, {}).get("hosts", ())
-            if hosts and all(plan["hosts"][host].get("windows") for host in hosts):
-                where.at(name).fail(
-                    f"{show(app)} runs on Windows hosts alone, which this playbook does not reach; run site.yml for it"
-                )
     return messages
 
 
@@ -110,7 +104,7 @@ def deploy_blame(hosts: Sequence[str], hostvars: Mapping[str, Any]) -> str:
     lost = {
         host
         for host in hosts
-        for name in ("app_switched", "app_judged")
+        for name in ("app_switched", "app_judged", "waitress_windows_live")
         if hostvars[host].get(name, {}).get("unreachable")
     }
     return "\n".join(deploy_problems([host for host in hosts if host not in lost], hostvars))
@@ -129,10 +123,12 @@ def deploy_report(problems: Sequence[str], hosts: Sequence[str], hostvars: Mappi
 
 
 def release_rows(hosts: Sequence[str], hostvars: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return a row for each release that the hosts have found (register `releases_found`), for filter table."""
+    """Return a row for each release that the hosts have found, for filter table."""
     rows = []
     for host in hosts:
-        for release in hostvars[host]["releases_found"]["releases"]:
+        known = hostvars[host]
+        found = known["waitress_windows_listed"] if "waitress_windows_listed" in known else known["releases_found"]
+        for release in found["releases"]:
             state = f"live, {release['verdict']}" if release["live"] else release["verdict"]
             rows.append(
                 {

@@ -82,6 +82,13 @@ def _read(given: object, plan: Plan, now: str) -> tuple[dict[str, Any], list[str
     where = Where(messages, "")
     request = read_fields(dict(given) if isinstance(given, Mapping) else {}, _REQUEST, where)
     refuse_unknown_apps(request.get("wsgi_apps_only") or (), plan["apps"], where.at("wsgi_apps_only"))
+    for name, app in plan["apps"].items():
+        facing = [host for host in app["hosts"] if plan["hosts"][host].get("windows") and plan["hosts"][host]["edge"]]
+        if facing and name in (request.get("wsgi_apps_only") or plan["apps"]):
+            where.at("wsgi_apps_only").fail(
+                f"{show(name)} meets its visitors on {facing[0]}, and Windows hosts have no page to close it with; "
+                "put a balancer in front (group balancers), or name other apps"
+            )
     until = request.get("wsgi_maintenance_until")
     if until and until <= now:
         where.at("wsgi_maintenance_until").fail(f"is {until}, which is over (it is {now}); give a later time")

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from ._programs import background_programs
-from ._servers import CONFIG, FILES, server_of
+from ._servers import CONFIG, FILES, server_of, start_otherwise
 from ._topology import HTTP_PORT, HTTPS_PORT
 from ._waitress import complete_settings, trusting
 from .site_options import edge_options, inner_options
@@ -55,6 +55,7 @@ def app_apps(plan: Plan, host: str) -> Records:
             **{key: app[key] for key in keys if key in app},
             "packages": [server_of(app).requirement(app), *app["packages"]],
             "start": server_of(app).start(app),
+            "start_otherwise": start_otherwise(app),
             # The server imports the app and reads its settings in the new release, before that goes live.
             "check": server_of(app).check(app),
             "serve": server_of(app).trial(app) if app["trial"] else [],
@@ -409,6 +410,11 @@ def access_logs(plan: Plan, host: str, only: Sequence[str]) -> dict[str, str]:
     return {name: f"{_NGINX_LOG}/{site}.access.log" for name, site in names.items()}
 
 
+def edge_logs(plan: Plan, host: str, only: Sequence[str]) -> dict[str, str]:
+    """Return the access log that balancers keep of each of these apps that run on a host."""
+    return {name: f"{_NGINX_LOG}/{name}.access.log" for name in plan["hosts"][host]["apps"] if name in only}
+
+
 def _inner_site(app: dict[str, Any], known: Mapping[str, Any], trusted: list[str]) -> dict[str, Any]:
     """Return a site for the balancers: TLS and CORS are theirs, and their word on the client is taken."""
     nginx = app["nginx"]
@@ -432,9 +438,10 @@ def _inner_site(app: dict[str, Any], known: Mapping[str, Any], trusted: list[str
     }
 
 
-def inner_endpoint(plan: Plan, host: str) -> str:
-    """Return address and port of a host, as the upstreams of balancers have it."""
-    return endpoint(plan["hosts"][host]["address"], plan["hosts"][host]["http_port"])
+def inner_endpoints(plan: Plan, host: str, only: Sequence[str] = ()) -> list[str]:
+    """Return addresses and ports at which balancers reach these apps (all of them) on a host."""
+    apps = [app for app in _apps(plan, host) if not only or app["name"] in only]
+    return list(dict.fromkeys(place for app in apps for place in endpoints(plan, app, host)))
 
 
 def ufw_rules(plan: Plan, host: str) -> Records:

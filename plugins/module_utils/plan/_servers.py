@@ -21,6 +21,8 @@ class Server(Protocol):
 
     keys: tuple[str, ...]
     """The keys of a record that are about it."""
+    program: str
+    """What a release has where it is installed."""
 
     def requirement(self, app: App) -> str:
         """Return what to install for it, pinned."""
@@ -54,6 +56,7 @@ class Gunicorn:
     """Masters on one socket, each with workers."""
 
     keys: tuple[str, ...] = ("gunicorn", "workers", "masters")
+    program = "gunicorn"
 
     def requirement(self, app: App) -> str:
         return _gunicorn.requirement(app["gunicorn"]["version"], app["gunicorn"]["settings"]["worker_class"])
@@ -98,6 +101,7 @@ class Waitress:
     """Processes with threads on one socket, each in our own host, which stops without cutting a request."""
 
     keys: tuple[str, ...] = ("waitress",)
+    program = "waitress-serve"
 
     def requirement(self, app: App) -> str:
         return f"waitress=={app['waitress']['version']}"
@@ -141,6 +145,16 @@ SERVERS: dict[str, Server] = {"gunicorn": Gunicorn(), "waitress": Waitress()}
 def server_of(app: App) -> Server:
     """Return what serves an app."""
     return SERVERS[app["server"]]
+
+
+def start_otherwise(app: App) -> list[dict[str, Any]]:
+    """Return how other servers serve the app's live release, while the next one is to be served by its own."""
+    own = server_of(app).program
+    return [
+        {"without": own, "program": other.program, "command": other.start(app)}
+        for other in SERVERS.values()
+        if other.program != own
+    ]
 
 
 def refuse_others(given: Mapping[str, Any], server: str, where: Where) -> None:

@@ -121,6 +121,7 @@ def windows_apps(plan: Plan, host: str) -> Records:
             "waitress": _settings(plan, app),
             "health": health_request(app),
             "health_timeout": app["health_timeout"],
+            "trial": app["trial"],
             "stop_timeout": app["waitress"]["stop_timeout"],
         }
         for app in _apps(plan, host)

@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
@@ -123,3 +124,18 @@ def last_good(releases: Path, *, without: str = "") -> str:
         if path.name != without and state.get("verdict") == GOOD
     ]
     return max(found)[1] if found else ""
+
+
+def row(app: str, release: Path, marker: Mapping[str, Any], live: str) -> dict[str, Any]:
+    """What to tell people of a complete release."""
+    state = read_state(release)
+    return {
+        "app": app,
+        "release": release.name,
+        "live": release.name == live,
+        "verdict": state.get("verdict") or "not judged",
+        "since": state.get("since", ""),
+        "built": marker.get("built", ""),
+        "source": marker.get("source", ""),
+        "reason": state.get("reason", ""),
+    }

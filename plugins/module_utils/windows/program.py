@@ -17,17 +17,19 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import (
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.sources import extract
 from ansible_collections.wsgi.fleet.plugins.module_utils.windows import front as nginx
-from ansible_collections.wsgi.fleet.plugins.module_utils.windows import scm
+from ansible_collections.wsgi.fleet.plugins.module_utils.windows import gate, scm
 from ansible_collections.wsgi.fleet.plugins.module_utils.windows.host import Host, remove
 from ansible_collections.wsgi.fleet.plugins.module_utils.windows.live import Switch, get
 from ansible_collections.wsgi.fleet.plugins.module_utils.windows.releases import (
     Builder,
     environment_for_downloads,
     is_complete,
+    judge_bad,
+    listed,
     live_release,
     prune,
-    refuse_bad,
 )
+from ansible_collections.wsgi.fleet.plugins.module_utils.windows.services import probe_at
 
 FIREWALL_GROUP = "wsgi.fleet"
 
@@ -47,13 +49,22 @@ class Run:
         )
         self.failures: list[dict[str, str]] = []
         self.wanted: list[str] = []
+        self.pending: list[str] = []
         self.wheels = ""
-        self.results: list[dict[str, Any]] = []
 
     def answer(self) -> dict[str, Any]:
         """Do it, and tell everything that a task may want to know."""
-        states = {"built": self.build, "live": self.go_live, "finished": self.finish, "asked": self.ask}
-        states[self.request["state"]]()
+        states = {
+            "built": self.build,
+            "live": self.go_live,
+            "finished": self.finish,
+            "returned": self.go_back,
+            "asked": self.ask,
+            "listed": self.list_releases,
+            "held": self.hold,
+            "released": self.release,
+        }
+        more = states[self.request["state"]]() or {}
         host = self.host
         result: dict[str, Any] = {
             "changed": bool(host.actions),
@@ -61,13 +72,12 @@ class Run:
             "warnings": host.warnings,
             "wanted": self.wanted,
             "apps": {app["name"]: {"id": app["id"], "live": live_release(host, app["name"])} for app in self.apps},
+            **more,
         }
-        if self.request["state"] == "built":
-            result.update(self.look())
-        if self.request["state"] == "asked":
-            result.update(results=self.results, look=self.releases())
         if host.diff:
             result["diff"] = host.diff
+        if result.get("holders"):
+            result.update(failed=True, msg="another run holds the lock")
         if self.failures:
             result.update(failed=True, failures=self.failures, msg=failure_message(self.failures, len(self.apps)))
         return result
@@ -78,6 +88,7 @@ class Run:
         present = scm.owned_services(str(self.host.service_host))
         known = {name.casefold() for name in present}
         return {
+            "pending": self.pending,
             "services": self.request["services"],
             "obsolete_services": [name for name in present if name.casefold() not in wanted],
             "obsolete_rules": [
@@ -93,7 +104,18 @@ class Run:
 
     @property
     def apps(self) -> list[dict[str, Any]]:
+        """All applications that the host should have."""
         return list(self.request["apps"])
+
+    @property
+    def chosen(self) -> list[dict[str, Any]]:
+        """Those of them that this run is about."""
+        only = self.request["only"]
+        return [app for app in self.apps if not only or app["name"] in only]
+
+    def stays(self, app: Mapping[str, Any]) -> bool:
+        """Whether what is live stays, since the release that is wanted is bad; refuse it otherwise."""
+        return judge_bad(self.host, app["name"], app["id"], self.request["bad"])
 
     def attempt(self, name: str, function: Callable[[], None]) -> None:
         """One application's failure is its own."""
@@ -109,7 +131,7 @@ class Run:
 
     # -- state built --
 
-    def build(self) -> None:
+    def build(self) -> dict[str, Any]:
         """Build what is missing, as far as what it takes is here; say what else to bring."""
         environment_for_downloads(self.host.environment)
         if self.request.get("wheels"):
@@ -121,26 +143,28 @@ class Run:
         for right in self.request["rights"]:
             if not self.host.check:
                 Path(right["path"]).mkdir(parents=True, exist_ok=True)
-        for app in self.apps:
+        manager = scm.Services()
+        for app in self.chosen:
             if not self.host.check:
                 (self.host.data / app["name"] / "var" / "shared").mkdir(parents=True, exist_ok=True)
-            self.attempt(app["name"], lambda app=app: self.build_one(app))  # type: ignore[misc]
-        front = self.request["front"]
+            self.attempt(app["name"], lambda app=app: self.build_one(Switch(self.host, manager, app)))  # type: ignore[misc]
+        front = self.front
         if front and not nginx.program(self.host, front).is_file():
             self.attempt("nginx", lambda: self.unpack(front))
+        return self.look()
 
-    def build_one(self, app: Mapping[str, Any]) -> None:
-        host, release = self.host, self.host.releases(app["name"]) / app["id"]
-        refuse_bad(host, app["name"], app["id"], self.request["bad"])
-        if is_complete(release):
+    def build_one(self, switch: Switch) -> None:
+        host, app = self.host, switch.app
+        if self.request["only"]:
+            switch.refuse_another_layout()
+        if self.stays(app):
+            host.warnings.append(f"{app['name']}: release {app['id']} is bad, so {switch.live} stays")
             return
-        if app["fixed"]:
-            kept = [path.name for path in sorted(release.parent.glob("*")) if is_complete(path)]
-            raise ReleaseError(
-                "choose",
-                f"release {app['id']} is not on this host; kept are {', '.join(kept) or 'none'}",
-                "name one of these, or let the source decide",
-            )
+        if is_complete(switch.home / app["id"]):
+            if switch.differing(switch.wanted()):
+                self.pending.append(app["name"])
+            return
+        self.pending.append(app["name"])
         if not host.check and not self.request["brought"]:
             self.wanted.append(app["name"])
             return
@@ -161,22 +185,44 @@ class Run:
     def go_live(self) -> None:
         """Restart what is not what it should be."""
         manager = scm.Services()
-        for app in self.apps:
-            self.attempt(app["name"], Switch(self.host, manager, app).make_live)
-        front = self.request["front"]
+        for app in self.chosen:
+            switch = Switch(self.host, manager, app)
+            self.attempt(app["name"], lambda switch=switch: self.go_live_one(switch))  # type: ignore[misc]
+        front = self.front
         if front:
             self.attempt("nginx", nginx.Front(self.host, manager, front).make_live)
 
+    def go_live_one(self, switch: Switch) -> None:
+        if self.stays(switch.app):
+            switch.mend()
+        else:
+            switch.make_live()
+
+    # -- state returned --
+
+    def go_back(self) -> None:
+        """Leave what is live, or what was to be, for what was good."""
+        manager, back = scm.Services(), self.request["return"]
+        for app in self.chosen:
+            switch, to = Switch(self.host, manager, app), back["to"].get(app["name"], "")
+            self.attempt(
+                app["name"],
+                lambda switch=switch, to=to: switch.give_up(  # type: ignore[misc]
+                    to, switch.app["id"], back["reason"], previous=back["previous"]
+                ),
+            )
+
     # -- state asked --
 
-    def ask(self) -> None:
+    def ask(self) -> dict[str, Any]:
         """Ask every instance, and answer as module probe does."""
-        for app in self.apps:
+        results = []
+        for app in self.chosen:
             for instance in app["instances"]:
-                probe = instance["probe"]
+                probe = probe_at(app["health"], instance["config"]["waitress"]["listen"])
                 started = time.monotonic()
                 status, error = get(probe)
-                self.results.append(
+                results.append(
                     {
                         "name": app["name"],
                         "url": f"http://{probe['host']}:{probe['port']}{probe['path']}",
@@ -186,37 +232,66 @@ class Run:
                         "good": not error and status < probe["below"],
                     }
                 )
+        return {"results": results, "look": self.releases()}
 
     def releases(self) -> str:
         """Return the live releases, in the form of the links that a Linux host has."""
         live = {app["name"]: live_release(self.host, app["name"]) for app in self.apps}
         return "\n".join(f"{name}/current releases/{release}" for name, release in live.items() if release)
 
+    # -- state listed --
+
+    def list_releases(self) -> dict[str, Any]:
+        """Say what is known of the releases."""
+        return {"releases": [row for app in self.chosen for row in listed(self.host, app["name"])]}
+
+    # -- states held and released --
+
+    def hold(self) -> dict[str, Any]:
+        """Take locks, or say who has them."""
+        return {"holders": gate.hold(self.locks, self.request["lock"], check=self.host.check)}
+
+    def release(self) -> None:
+        """Give locks back."""
+        gate.release(self.locks, self.request["lock"], check=self.host.check)
+
+    @property
+    def locks(self) -> Path:
+        return self.host.data / "locks"
+
+    @property
+    def front(self) -> dict[str, Any] | None:
+        """Return nginx, which is the whole host's: a run that is about some applications leaves it alone."""
+        return None if self.request["only"] else self.request["front"]
+
     # -- state finished --
 
     def finish(self) -> None:
-        """Remove what is not needed any more; its services are gone by now."""
+        """Note that what is live is good, and remove what is not needed any more; its services are gone by now."""
+        manager = scm.Services()
+        for app in self.chosen:
+            if not self.request["only"]:
+                self.attempt(app["name"], lambda app=app: self.drop_instances(app))  # type: ignore[misc]
+            self.attempt(app["name"], lambda app=app: self.finish_one(Switch(self.host, manager, app)))  # type: ignore[misc]
+        if self.request["only"]:
+            return
         known = {app["name"] for app in self.apps}
-        for app in self.apps:
-            live = live_release(self.host, app["name"])
-            self.attempt(
-                app["name"],
-                lambda app=app, live=live: prune(  # type: ignore[misc]
-                    self.host, app["name"], app["keep_releases"], {live, app["id"]}
-                ),
-            )
-            self.attempt(app["name"], lambda app=app: self.drop_instances(app))  # type: ignore[misc]
         data_too = {app["name"] for app in self.request["removed"] if not app["keep_data"]}
         directory = self.host.root / "apps"
         present = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
         for name in sorted((present | data_too) - known):
             self.attempt(name, lambda name=name: self.remove_app(name, name in data_too))  # type: ignore[misc]
-        front, unpacked = self.request["front"], self.host.root / "nginx"
+        unpacked = self.host.root / "nginx"
         obsolete = [unpacked, self.host.data / "nginx"]
-        if front:
+        if self.front:
+            front = self.front
             obsolete = [path for path in unpacked.glob("*") if path.name != front["id"]]
         for path in obsolete:
             self.attempt("nginx", lambda path=path: self.remove_path(path))  # type: ignore[misc]
+
+    def finish_one(self, switch: Switch) -> None:
+        switch.settle()
+        prune(self.host, switch.name, switch.app["keep_releases"], {switch.live, switch.app["id"]})
 
     def drop_instances(self, app: Mapping[str, Any]) -> None:
         wanted = {f"{instance['service']}.json" for instance in app["instances"]}

@@ -22,7 +22,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.release.identity import
     uses_hashes,
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.sources import extract, file_checksum
-from ansible_collections.wsgi.fleet.plugins.module_utils.windows.host import Host, read, remove, replace
+from ansible_collections.wsgi.fleet.plugins.module_utils.windows.host import Host, remove, replace
 
 
 def is_complete(release: Path) -> bool:
@@ -188,10 +188,24 @@ class Builder:
 _COMPILE = "import compileall, sys; compileall.compile_dir(sys.argv[1], quiet=2)"
 
 
+KEPT = "good"
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Sort names of instances by their numbers."""
+    return sorted(names, key=lambda name: (len(name), name))
+
+
+def configured(host: Host, name: str) -> list[Path]:
+    """Return the configuration of each instance, by number."""
+    present = {path.name: path for path in host.config(name).glob("*.json")}
+    return [present[name] for name in in_order(present)]
+
+
 def live_release(host: Host, name: str) -> str:
-    """Return the release that the first configured instance runs from; empty when none is configured."""
-    configured = sorted(host.config(name).glob("*.json"))
-    return next((release for path in configured if (release := release_of(read(path) or b"{}"))), "")
+    """Return the release that the last instance runs from, which is the last to change; empty when there is none."""
+    paths = configured(host, name)
+    return release_of(paths[-1].read_bytes()) if paths else ""
 
 
 def release_of(config: bytes) -> str:
@@ -215,6 +229,7 @@ def prune(host: Host, name: str, keep: int, protected: Iterable[str]) -> None:
             # Without its marker it does not count any more, whatever is left of it.
             (directory / old / MARKER).unlink(missing_ok=True)
             remove(directory / old)
+            remove(host.config(name) / KEPT / old)
         except OSError as error:
             host.warnings.append(f"{name}: release {old} cannot be removed now ({error}); the next run tries again")
 
@@ -227,15 +242,27 @@ def _built(release: Path) -> str:
         return ""
 
 
-def refuse_bad(host: Host, name: str, release: str, bad: str) -> None:
-    """Refuse a release that has been found to be bad, unless it is to be tried again."""
+def judge_bad(host: Host, name: str, release: str, bad: str) -> bool:
+    """Whether what is live is to stay, for the release that is wanted was found to be bad; or refuse it."""
+    live = live_release(host, name)
     state = standing.read_state(host.releases(name) / release)
-    if bad == "refuse" and state.get("verdict") == standing.BAD:
-        raise ReleaseError(
-            "choose",
-            f"release {release} was found to be bad at {state.get('since')}: {state.get('reason')}",
-            "change what it is made of, or set waitress_windows_bad_releases to retry",
-        )
+    if state.get("verdict") != standing.BAD or live in ("", release) or bad == "retry":
+        return False
+    if bad == "keep":
+        return True
+    raise ReleaseError(
+        "choose",
+        f"release {release} was found to be bad at {state.get('since')}: {state.get('reason')}",
+        "give the application another version; or try this one again: -e wsgi_bad_releases=retry",
+    )
+
+
+def listed(host: Host, name: str) -> list[dict[str, Any]]:
+    """Return what is known of the complete releases, the youngest first, as module releases does."""
+    home, live = host.releases(name), live_release(host, name)
+    present = [path for path in home.iterdir() if is_complete(path)] if home.is_dir() else []
+    rows = [standing.row(name, path, json.loads((path / MARKER).read_text()), live) for path in present]
+    return sorted(rows, key=lambda row: str(row["built"]), reverse=True)
 
 
 def environment_for_downloads(environment: Mapping[str, str]) -> None:

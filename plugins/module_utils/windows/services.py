@@ -22,6 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "waitress": {},
     "health": {"host": "localhost", "path": "/", "below": 500},
     "health_timeout": 30,
+    "trial": True,
     "start_timeout": 60,
     "stop_timeout": 30,
     "keep_releases": 5,
@@ -61,7 +62,7 @@ def place(root: str, data: str, python: str, service_host: str) -> Place:
 
 
 def instances(where: Place, app: Mapping[str, Any], release: str) -> list[dict[str, Any]]:
-    """Return the instances of an application: the name of its service, its configuration, and where to ask it."""
+    """Return the instances of an application: the name of its service, and its configuration."""
     home = rf"{where.data}\{app['name']}"
     found = []
     for number in range(app["instances"]):
@@ -85,8 +86,7 @@ def instances(where: Place, app: Mapping[str, Any], release: str) -> list[dict[s
             "log_max_bytes": app["log_max_bytes"],
             "log_keep": app["log_keep"],
         }
-        probe = {**app["health"], "address": _reachable(app["address"]), "port": port}
-        found.append({"service": name, "config": config, "probe": probe})
+        found.append({"service": name, "config": config})
     return found
 
 
@@ -142,5 +142,9 @@ def _listen(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def _reachable(address: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 - not bound here
+def probe_at(health: Mapping[str, Any], listen: str) -> dict[str, Any]:
+    """Return what to ask an instance, where it listens."""
+    address, _, port = listen.rpartition(":")
+    own = address.strip("[]")
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(own, own)  # noqa: S104 - not bound here
+    return {**health, "address": reachable, "port": int(port)}

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.wsgi.fleet.plugins.action import lock as action
+from ansible_collections.wsgi.fleet.plugins.module_utils import locks
 from ansible_collections.wsgi.fleet.plugins.module_utils.plan import _deploy, _projections
 from ansible_collections.wsgi.fleet.plugins.module_utils.release import standing
-from ansible_collections.wsgi.fleet.plugins.modules import lock, releases, watch
+from ansible_collections.wsgi.fleet.plugins.modules import releases, watch
 
 # --- what is known of a release
 
@@ -106,7 +107,7 @@ def test_lock_of_another_living_run(
     (tmp_path / "shop.json").write_text(json.dumps(HOLDER))
     (tmp_path / "odd.json").write_text("no lock")
     files = {name: tmp_path / f"{name}.json" for name in ("shop", "odd", "free")}
-    assert list(lock.others(files, mine, dead, now, force=force)) == (["shop"] if held else [])
+    assert list(locks.others(files, mine, dead, now, force=force)) == (["shop"] if held else [])
 
 
 def test_run_is_dead_when_its_process_is_gone_or_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,3 +230,20 @@ def test_only_what_is_added_counts_over_a_rotation(tmp_path: Path) -> None:
     path.write_text(LINE.format("GET / HTTP/1.1", 503))
     assert watch.count(log.added()) == {"requests": 1, "errors": 1}
     assert watch.Log(tmp_path / "none").added() == []
+
+
+@pytest.mark.parametrize(
+    ("upstream", "counts"),
+    [
+        ('upstream_addr="192.0.2.31:8001"', 1),
+        ('upstream_addr="192.0.2.31:8002, 192.0.2.31:8001"', 1),
+        ('upstream_addr="192.0.2.31:8001, 192.0.2.11:80"', 0),
+        ('upstream_addr="192.0.2.31:80010"', 0),
+        ('upstream_addr="-"', 0),
+    ],
+)
+def test_only_what_a_server_answered_counts(upstream: str, counts: int) -> None:
+    line = LINE.format("GET /", 500).strip()
+    assert watch.count([f"{line} {upstream}"], ["192.0.2.31:8001"]) == {"requests": counts, "errors": counts}
+    json_line = f'{{"request":"GET /","status":502,"upstream":{upstream.partition("=")[2]},"x":1}}'
+    assert watch.count([json_line], ["192.0.2.31:8001"]) == {"requests": counts, "errors": counts}

@@ -144,6 +144,17 @@ def test_four_keys_are_enough():
             "requirements": [],
             "packages": ["gunicorn==27.0.1"],
             "start": ["gunicorn", "-c", "/etc/wsgi-fleet/shop/gunicorn.conf.py"],
+            "start_otherwise": [
+                {
+                    "without": "gunicorn",
+                    "program": "waitress-serve",
+                    "command": [
+                        "python",
+                        "/etc/wsgi-fleet/shop/wsgi_host.py",
+                        "/etc/wsgi-fleet/shop/waitress.json",
+                    ],
+                }
+            ],
             "check": ["gunicorn", "--check-config", "-c", "/etc/wsgi-fleet/shop/gunicorn.conf.py"],
             "serve": ["gunicorn", "--workers", "1", "-c", "/etc/wsgi-fleet/shop/gunicorn.conf.py"],
             "probes": [
@@ -354,6 +365,13 @@ def test_waitress_needs_no_more_than_its_name():
     config = "/etc/wsgi-fleet/shop"
     assert app["packages"] == ["waitress==3.0.2"]
     assert app["start"] == app["serve"] == ["python", f"{config}/wsgi_host.py", f"{config}/waitress.json"]
+    assert app["start_otherwise"] == [
+        {
+            "without": "waitress-serve",
+            "program": "gunicorn",
+            "command": ["gunicorn", "-c", f"{config}/gunicorn.conf.py"],
+        }
+    ]
     assert app["check"] == ["python", f"{config}/wsgi_host.py", "--check", f"{config}/waitress.json"]
     assert fleet.waitress_instances(plan, "app1") == [
         {

@@ -238,10 +238,34 @@ def test_without_balancers_clients_are_asked_for(front, port):
     assert _status.inner_probes(make(SHOP), "win1") == []
 
 
-@pytest.mark.parametrize(("hosts", "refused"), [(["windows_apps"], True), (["linux_apps", "win1"], False)])
-def test_a_deploy_says_that_it_does_not_reach_windows(hosts, refused):
-    found = fleet.deploy_errors({"wsgi_apps_only": "shop"}, make({**SHOP, "hosts": hosts}))
-    assert ["run site.yml" in message for message in found] == [True] * refused
+@pytest.mark.parametrize("hosts", [["windows_apps"], ["linux_apps", "win1"]])
+def test_a_deploy_reaches_windows(hosts):
+    assert fleet.deploy_errors({"wsgi_apps_only": "shop"}, make({**SHOP, "hosts": hosts})) == []
+
+
+@pytest.mark.parametrize(
+    ("front", "endpoints"), [("none", ["192.0.2.31:8001", "192.0.2.31:8002"]), ("nginx", ["192.0.2.31:80"])]
+)
+def test_balancers_drain_what_they_reach(front, endpoints):
+    plan = make({**SHOP, "front": front})
+    assert fleet.inner_endpoints(plan, "win1", ["shop"]) == endpoints
+    assert fleet.inner_endpoints(plan, "win1", ["other"]) == []
+    assert fleet.edge_logs(plan, "win1", ["shop", "other"]) == {"shop": "/var/log/nginx/shop.access.log"}
+
+
+@pytest.mark.parametrize(
+    ("balancers", "only", "refused"),
+    [("lb1", None, False), ("", None, True), ("", "shop", True), ("", "linux", False)],
+)
+def test_a_page_of_maintenance_needs_a_balancer(balancers, only, refused):
+    linux = {**SHOP, "name": "linux", "domains": ["linux.example.com"], "hosts": ["linux_apps"]}
+    asked = {"wsgi_maintenance": "on", **({"wsgi_apps_only": only} if only else {})}
+    found = fleet.maintenance_errors(asked, make(SHOP, linux, balancers=balancers), "2026-11-21T12:00:00Z")
+    said = (
+        "wsgi_apps_only: 'shop' meets its visitors on win1, and Windows hosts have no page to close it with; "
+        "put a balancer in front (group balancers), or name other apps"
+    )
+    assert found == [said] * refused
 
 
 @pytest.mark.parametrize("front", ["none", "nginx"])

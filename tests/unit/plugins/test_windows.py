@@ -11,9 +11,18 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from ansible_collections.wsgi.fleet.plugins.action import win_release
+from ansible_collections.wsgi.fleet.plugins.module_utils.release import standing
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import ReleaseError
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.identity import MARKER
-from ansible_collections.wsgi.fleet.plugins.module_utils.windows import front, live, releases, scm, services
+from ansible_collections.wsgi.fleet.plugins.module_utils.windows import (
+    front,
+    gate,
+    live,
+    program,
+    releases,
+    scm,
+    services,
+)
 from ansible_collections.wsgi.fleet.plugins.module_utils.windows.host import Host, read
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -54,7 +63,6 @@ def test_instances_have_consecutive_ports_and_files_of_their_own():
     assert found[1]["config"]["log_file"] == r"C:\data\shop\var\logs\shop-1.log"
     assert found[1]["config"]["environment"]["N"] == "5"
     assert found[1]["config"]["environment"]["WSGI_FLEET_RELEASE"] == NEW
-    assert found[1]["probe"] == {"host": "localhost", "path": "/", "below": 500, "address": "127.0.0.1", "port": 8002}
 
 
 @pytest.mark.parametrize(
@@ -66,8 +74,10 @@ def test_instances_have_consecutive_ports_and_files_of_their_own():
     ],
 )
 def test_an_instance_is_asked_where_it_listens(address, listen, asked):
-    found = services.instances(WHERE, services.complete({**APP, "address": address}), NEW)[0]
-    assert (found["config"]["waitress"]["listen"], found["probe"]["address"]) == (listen, asked)
+    app = services.complete({**APP, "address": address})
+    assert services.instances(WHERE, app, NEW)[0]["config"]["waitress"]["listen"] == listen
+    wanted = {"host": "localhost", "path": "/", "below": 500, "address": asked, "port": 8001}
+    assert services.probe_at(app["health"], listen) == wanted
 
 
 def test_command_lines_are_quoted_and_names_unique():
@@ -136,6 +146,7 @@ class Machine:
         self.times = {}
         self.next = 100
         self.log = []
+        self.asked = []
         self.broken = set()  # releases that do not answer
         self.dead = set()  # and that do not start
 
@@ -164,8 +175,13 @@ class Machine:
         return True
 
     def ask(self, probe):
-        release = self.config(f"shop-{probe['port'] - 8001}")["venv"].split("/")[-2]
-        return "is answered with 500" if release in self.broken else ""
+        """Answer as who listens there."""
+        for name in self.pids:
+            config = self.config(name)
+            if config["waitress"]["listen"].endswith(f":{probe['port']}"):
+                self.asked.append((name, probe["port"]))
+                return "is answered with 500" if config["venv"].split("/")[-2] in self.broken else ""
+        return "no answer"
 
 
 @pytest.fixture
@@ -174,7 +190,8 @@ def host(tmp_path):
     for release in (OLD, NEW):
         directory = host.releases("shop") / release
         directory.mkdir(parents=True)
-        (directory / MARKER).write_text(json.dumps({"built": f"2026-01-0{1 + int(release[0])}T00:00:00Z"}))
+        marker = {"built": f"2026-01-0{1 + int(release[0])}T00:00:00Z", "source": f"path {release[0]}"}
+        (directory / MARKER).write_text(json.dumps(marker))
     return host
 
 
@@ -182,19 +199,33 @@ def host(tmp_path):
 def machine(host, monkeypatch):
     machine = Machine(host)
     monkeypatch.setattr(live, "ask", machine.ask)
+    days = iter(range(1, 100))
+    monkeypatch.setattr(standing, "now", lambda: f"2026-03-{next(days):02}T12:00:00Z")
     return machine
 
 
-def switch(host, machine, release, **changes):
-    app = services.complete({**APP, "health_timeout": 0, **changes})
+def prepare(host, machine, release, **changes):
+    app = services.complete({**APP, "health_timeout": 0, "trial": False, **changes})
     where = services.place(str(host.root), str(host.data), "python.exe", "host")
     request = {**app, "id": release, "subdirectory": "", "instances": services.instances(where, app, release)}
     for instance in request["instances"]:
         instance["config"]["log_file"] = str(host.data / "shop.log")
     machine.log.clear()
+    machine.asked.clear()
     host.actions.clear()
-    live.Switch(host, machine, request).make_live()
-    return machine.log
+    return live.Switch(host, machine, request)
+
+
+def switch(host, machine, release, **changes):
+    """What site.yml does."""
+    prepare(host, machine, release, **changes).make_live()
+    log = list(machine.log)
+    prepare(host, machine, release, **changes).settle()
+    return log
+
+
+def state(host, release):
+    return standing.read_state(host.releases("shop") / release)
 
 
 def test_instances_restart_one_after_the_other_and_once(host, machine):
@@ -217,8 +248,10 @@ def test_a_release_that_does_not_answer_takes_the_others_back(host, machine):
         "start shop-0 0",
     ]  # the second was not touched
     with pytest.raises(ReleaseError, match="was found to be bad"):
-        releases.refuse_bad(host, "shop", NEW, "refuse")
-    releases.refuse_bad(host, "shop", NEW, "retry")
+        releases.judge_bad(host, "shop", NEW, "refuse")
+    assert releases.judge_bad(host, "shop", NEW, "keep")
+    assert not releases.judge_bad(host, "shop", NEW, "retry")
+    assert not releases.judge_bad(host, "shop", OLD, "refuse")
     assert switch(host, machine, OLD) == []
 
 
@@ -244,7 +277,9 @@ def test_bad_settings_do_not_make_a_good_release_bad(host, machine):
     machine.broken.add(OLD)
     with pytest.raises(ReleaseError):
         switch(host, machine, OLD, env={"COLOUR": "red"})
-    releases.refuse_bad(host, "shop", OLD, "refuse")
+    assert state(host, OLD)["verdict"] == "good"
+    machine.broken.clear()
+    assert machine.config("shop-0")["environment"].get("COLOUR") is None
 
 
 def test_secrets_restart_every_instance_and_do_not_show(host, machine):
@@ -267,14 +302,281 @@ def test_check_mode_changes_nothing(host, machine):
     switch(host, machine, OLD)
     host.check = True
     before = {path: path.read_bytes() for path in host.data.rglob("*") if path.is_file()}
-    assert switch(host, machine, NEW) == []
+    prepare(host, machine, NEW, trial=True).make_live()
     assert [action for action in host.actions if action.startswith("restart")] == ["restart shop-0", "restart shop-1"]
+    prepare(host, machine, NEW).settle()
     assert {path: path.read_bytes() for path in host.data.rglob("*") if path.is_file()} == before
 
 
 def test_more_instances_start_and_the_running_ones_stay(host, machine):
     switch(host, machine, OLD)
     assert switch(host, machine, OLD, instances=3) == ["stop shop-2", "start shop-2 0"]
+
+
+def test_a_new_release_answers_where_nobody_looks_before_visitors_meet_it(host, machine):
+    switch(host, machine, OLD)
+    twice = ["stop shop-0", "start shop-0 1", "stop shop-0", "start shop-0 1", "stop shop-1", "start shop-1 1"]
+    prepare(host, machine, NEW, trial=True).make_live()
+    assert machine.log == twice
+    (first, aside), (second, known), last = machine.asked
+    assert (first, second, known, last) == ("shop-0", "shop-0", 8001, ("shop-1", 8002))
+    assert aside not in (8001, 8002)
+    assert live.TRIAL not in json.dumps([machine.config("shop-0"), machine.config("shop-1")])
+
+
+def test_a_release_that_fails_its_trial_meets_no_visitor(host, machine):
+    switch(host, machine, OLD)
+    machine.broken.add(NEW)
+    with pytest.raises(ReleaseError, match=f"release {OLD} is live again"):
+        prepare(host, machine, NEW, trial=True).make_live()
+    assert [port for _, port in machine.asked] == [machine.asked[0][1], 8001]
+    assert machine.asked[0][1] not in (8001, 8002)
+    assert state(host, NEW)["verdict"] == "bad"
+
+
+@pytest.mark.parametrize(
+    ("live_now", "instances", "log"),
+    [("", 2, 4), (OLD, 1, 2), (NEW, 2, 4)],  # nobody to disturb; the only one; the same release, configured anew
+)
+def test_no_trial_where_it_is_of_no_use(host, machine, live_now, instances, log):
+    if live_now:
+        switch(host, machine, live_now, instances=instances)
+    prepare(host, machine, NEW, trial=True, instances=instances, env={"A": "b"}).make_live()
+    assert len(machine.log) == log
+
+
+def test_a_run_killed_in_a_trial_is_mended(host, machine):
+    switch(host, machine, OLD)
+    started = machine.start
+
+    def killed(name, timeout):
+        started(name, timeout)
+        raise KeyboardInterrupt
+
+    machine.start = killed
+    with pytest.raises(KeyboardInterrupt):
+        prepare(host, machine, NEW, trial=True).make_live()
+    machine.start = started
+    assert live.TRIAL in machine.config("shop-0")["environment"]
+    again = prepare(host, machine, NEW, trial=True)
+    assert again.live == OLD  # as long as the last instance is
+    again.refuse_another_layout()
+    again.make_live()
+    assert machine.config("shop-0")["waitress"]["listen"] == "127.0.0.1:8001"
+    assert len(machine.log) == 6
+
+
+# -- and back
+
+
+def give_up(host, machine, left="", to="", reason="x", previous=False, **changes):
+    prepare(host, machine, left, **changes).give_up(to, left, reason, previous=previous)
+
+
+def test_a_host_leaves_a_release_that_was_well_there_and_bad_elsewhere(host, machine):
+    switch(host, machine, OLD, secrets={"TOKEN": "one"})
+    prepare(host, machine, NEW, secrets={"TOKEN": "two"}).make_live()  # not settled: the fleet is not done
+    give_up(host, machine, left=NEW, reason="win2: answered 500", secrets={"TOKEN": "two"})
+    assert releases.live_release(host, "shop") == OLD
+    assert json.loads(read(host.config("shop") / "secrets" / live.SECRETS)) == {"TOKEN": "one"}
+    assert (state(host, NEW)["verdict"], state(host, NEW)["reason"]) == ("bad", "win2: answered 500")
+    give_up(host, machine, left=NEW, reason="win2: answered 500")
+    assert (machine.log, host.actions) == ([], [])
+
+
+def test_a_host_that_has_not_switched_calls_it_bad_too_and_goes_on(host, machine):
+    switch(host, machine, OLD)
+    give_up(host, machine, left=NEW, reason="")  # it could not be built somewhere: nothing speaks against it
+    assert state(host, NEW).get("verdict") is None
+    give_up(host, machine, left=NEW, reason="app1: answered 500")
+    assert machine.log == []
+    assert state(host, NEW)["verdict"] == "bad"
+
+
+def test_rollback_goes_to_the_one_before_that_is_not_bad(host, machine):
+    third = "2" * 12
+    (host.releases("shop") / third).mkdir()
+    (host.releases("shop") / third / MARKER).write_text('{"built": "2026-01-03T00:00:00Z"}')
+    for release in (OLD, NEW, third):
+        switch(host, machine, release)
+    give_up(host, machine, reason="rolled back", previous=True)
+    prepare(host, machine, "").settle()
+    assert releases.live_release(host, "shop") == NEW
+    give_up(host, machine, reason="rolled back", previous=True)
+    assert releases.live_release(host, "shop") == OLD
+    rows = [(row["release"], row["live"], row["verdict"]) for row in releases.listed(host, "shop")]
+    assert rows == [(third, False, "bad"), (NEW, False, "bad"), (OLD, True, "good")]
+    with pytest.raises(ReleaseError, match="no other release was found to be good here"):
+        give_up(host, machine, previous=True)
+    give_up(host, machine, to=NEW, previous=True)
+    assert releases.live_release(host, "shop") == NEW
+
+
+def test_rollback_keeps_instances_and_ports_as_they_are_now(host, machine):
+    switch(host, machine, OLD, instances=2)
+    switch(host, machine, NEW, instances=3, port=9001)
+    give_up(host, machine, previous=True)
+    found = [machine.config(f"shop-{number}") for number in range(3)]
+    assert {config["venv"].split("/")[-2] for config in found} == {OLD}
+    assert [config["waitress"]["listen"][-4:] for config in found] == ["9001", "9002", "9003"]
+    assert [config["service"] for config in found] == ["shop-0", "shop-1", "shop-2"]
+
+
+def test_rollback_to_what_does_not_run_any_more_leaves_what_does(host, machine):
+    switch(host, machine, OLD)
+    switch(host, machine, NEW)
+    machine.broken.add(OLD)
+    with pytest.raises(ReleaseError, match=f"release {NEW} is live again"):
+        give_up(host, machine, previous=True)
+    assert releases.live_release(host, "shop") == NEW
+    assert state(host, NEW)["verdict"] == "good"
+
+
+def test_what_was_never_good_is_nothing_to_go_back_to(host, machine):
+    switch(host, machine, OLD)
+    with pytest.raises(ReleaseError, match=f"release {NEW} was never good here") as caught:
+        give_up(host, machine, to=NEW, previous=True)
+    assert OLD in caught.value.fix
+
+
+def test_nothing_is_good_before_it_runs_as_configured(host, machine):
+    prepare(host, machine, NEW).make_live()
+    del machine.pids["shop-1"]
+    with pytest.raises(ReleaseError, match="shop-1 should run"):
+        prepare(host, machine, NEW).settle()
+    assert state(host, NEW).get("verdict") is None
+
+
+def test_a_bad_release_does_not_keep_the_live_one_from_being_mended(host, machine):
+    switch(host, machine, OLD)
+    del machine.pids["shop-1"]
+    prepare(host, machine, NEW).mend()
+    assert machine.log == ["stop shop-1", "start shop-1 0"]
+
+
+@pytest.mark.parametrize("changes", [{"instances": 3}, {"port": 9001}, {"address": "0.0.0.0"}])
+def test_a_deploy_brings_no_instances_and_no_ports(host, machine, changes):
+    with pytest.raises(ReleaseError, match="has the instances none; wanted are shop-0 on 127"):
+        prepare(host, machine, OLD).refuse_another_layout()
+    switch(host, machine, OLD)
+    prepare(host, machine, NEW).refuse_another_layout()
+    with pytest.raises(ReleaseError, match="wanted are shop-0 on") as caught:
+        prepare(host, machine, NEW, **changes).refuse_another_layout()
+    assert "run site.yml" in caught.value.fix
+
+
+# -- a whole request
+
+
+LOCK = {"names": ["shop"], "purpose": "", "seconds": 9, "break_locks": False, "holder": {"id": "me"}}
+
+
+@pytest.fixture
+def run(host, machine, monkeypatch):
+    """What the host answers to a state, with NEW as the release that is wanted."""
+    monkeypatch.setattr(scm, "Services", lambda: machine)
+    monkeypatch.setattr(scm, "owned_services", lambda program: ["shop-0", "shop-1", "old-0"])
+    monkeypatch.setattr(scm, "firewall_rules", lambda group: [])
+
+    def run(state, release=NEW, back=(), **changes):
+        where = services.place(str(host.root), str(host.data), "python.exe", "host")
+        app = prepare(host, machine, release).app
+        request = {
+            "state": state,
+            "check": False,
+            "root": where.root,
+            "data": where.data,
+            "environment": {},
+            "timeout": 1,
+            "bad": "keep",
+            "service_host": "x",
+            "rules": [],
+            "removed": [],
+            "brought": True,
+            "front": None,
+            "only": [],
+            "wheels": "",
+            "apps": [{**app, "kind": "package", "description": "x"}],
+            "services": services.services(where, [services.complete(APP)], None),
+            "rights": services.rights(where, [services.complete(APP)], None),
+            "return": {"to": {}, "previous": False, "reason": "x", **dict(back)},
+            "lock": LOCK,
+            **changes,
+        }
+        answer = program.Run(request, "python.exe").answer()
+        json.dumps(answer)
+        return answer
+
+    return run
+
+
+def test_site_and_deploy_from_the_first_to_the_last_step(run, machine, host, gate_of_windows):
+    site = run("built", OLD)
+    assert (site["pending"], site["obsolete_services"]) == (["shop"], ["old-0"])
+    assert run("live", OLD)["changed"]
+    assert not run("finished", OLD)["changed"]
+    assert run("built", OLD)["pending"] == []
+    assert not run("live", OLD)["changed"]
+    only = {"only": ["shop"]}
+    assert run("held")["holders"] == {}
+    assert run("held", lock={**LOCK, "holder": {"id": "other"}})["msg"] == "another run holds the lock"
+    deploy = run("built", **only)
+    assert (deploy["pending"], deploy["apps"]["shop"]) == (["shop"], {"id": NEW, "live": OLD})
+    assert run("live", **only)["apps"]["shop"]["live"] == NEW
+    assert state(host, NEW).get("verdict") is None
+    back = run("returned", back={"reason": "win2: answered 500"}, **only)
+    assert (back["changed"], back["apps"]["shop"]["live"]) == (True, OLD)
+    assert not run("finished", **only)["changed"]
+    rows = [(row["release"], row["live"], row["verdict"]) for row in run("listed")["releases"]]
+    assert rows == [(NEW, False, "bad"), (OLD, True, "good")]
+    refused = run("built", bad="refuse", **only)
+    assert "win2: answered 500" in refused["msg"]
+    kept = run("built")
+    assert (kept["pending"], kept["warnings"]) == ([], [f"shop: release {NEW} is bad, so {OLD} stays"])
+    assert not run("live")["changed"]
+    assert run("built", bad="retry", **only)["pending"] == ["shop"]
+    run("live", bad="retry", **only)
+    run("finished", **only)
+    assert state(host, NEW)["verdict"] == "good"
+    assert run("returned", "", back={"previous": True}, **only)["apps"]["shop"]["live"] == OLD
+    run("released")
+    assert not (host.data / "locks/shop.json").exists()
+
+
+def test_a_deploy_of_others_leaves_an_application_alone(run, machine):
+    run("live", OLD)
+    machine.log.clear()
+    for step in ("built", "live", "returned", "finished"):
+        assert not run(step, only=["other"]).get("failed")
+    assert machine.log == []
+
+
+# -- the lock
+
+
+@pytest.fixture
+def gate_of_windows(monkeypatch):
+    calls = []
+    fake = SimpleNamespace(LK_LOCK=1, LK_UNLCK=0, locking=lambda number, mode, size: calls.append(mode))
+    monkeypatch.setitem(sys.modules, "msvcrt", fake)
+    return calls
+
+
+def test_a_lock_on_windows_is_that_of_linux(tmp_path, gate_of_windows):
+    directory = tmp_path / "locks"
+    wanted = {"names": ["shop", "api"], "purpose": "deploy", "seconds": 60, "break_locks": False}
+    mine, other = ({**wanted, "holder": {"id": name, "who": name}} for name in ("mine", "other"))
+    assert gate.hold(directory, mine, check=True) == {}
+    assert not directory.exists()
+    assert gate.hold(directory, mine, check=False) == {}
+    assert gate.hold(directory, mine, check=False) == {}
+    held = gate.hold(directory, other, check=False)
+    assert {name: holder["who"] for name, holder in held.items()} == {"shop": "mine", "api": "mine"}
+    gate.release(directory, other, check=False)
+    assert gate.hold(directory, {**other, "dead": ["mine"]}, check=False) == {}
+    gate.release(directory, other, check=False)
+    assert sorted(path.name for path in directory.iterdir()) == [".lock"]
+    assert gate_of_windows.count(1) == gate_of_windows.count(0) > 0
 
 
 def test_old_releases_go_and_unfinished_ones_too(host):
