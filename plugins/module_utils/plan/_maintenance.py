@@ -81,7 +81,15 @@ def _read(given: object, plan: Plan, now: str) -> tuple[dict[str, Any], list[str
     messages: list[str] = []
     where = Where(messages, "")
     request = read_fields(dict(given) if isinstance(given, Mapping) else {}, _REQUEST, where)
-    refuse_unknown_apps(request.get("wsgi_apps_only") or (), plan["apps"], where.at("wsgi_apps_only"))
+    only = request.get("wsgi_apps_only")
+    refuse_unknown_apps(only or (), plan["apps"], where.at("wsgi_apps_only"))
+    for name, app in plan["apps"].items():
+        host = next((host for host in app["hosts"] if plan["hosts"][host].get("front") == "apache"), None)
+        if host and plan["hosts"][host]["edge"] and (only is None or name in only):
+            where.at("wsgi_apps_only").fail(
+                f"app {name} has Apache in front on host {host}, where clients come in, and only nginx knows maintenance; "
+                "name the other apps here, put balancers in front of it, or set its front to nginx"
+            )
     until = request.get("wsgi_maintenance_until")
     if until and until <= now:
         where.at("wsgi_maintenance_until").fail(f"is {until}, which is over (it is {now}); give a later time")
