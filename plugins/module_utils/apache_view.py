@@ -1,5 +1,5 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a site of role apache may hold, and what that means in Apache's own words, so that its template only writes it down."""
+"""What a site of role apache may hold, and what it means in Apache's own words, for its template to write down."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ _SITE: Fields = {
     "name": Field(string("lower-case letters, digits, - and _, a letter first", r"[a-z][a-z0-9_-]{0,62}")),
     "server_names": Field(
         list_of(
-            string("a host name like shop.example.com or *.example.com", rf"(?=.{{1,253}}$)(\*\.)?{_LABEL}(\.{_LABEL})*"),
+            string(
+                "a host name like shop.example.com or *.example.com", rf"(?=.{{1,253}}$)(\*\.)?{_LABEL}(\.{_LABEL})*"
+            ),
             "a list of host names",
             empty=False,
         )
@@ -75,7 +77,9 @@ def find_problems(sites: Sequence[Mapping[str, Any]], status_port: int, self_sig
         _check_site(site, where)
         name = str(site["name"]).replace("_", "-")
         if name in names:
-            where.at("name").fail(f'is taken by apache_sites[{names[name]}] ("-" and "_" count as the same); give another')
+            where.at("name").fail(
+                f'is taken by apache_sites[{names[name]}] ("-" and "_" count as the same); give another'
+            )
         names[name] = index
         if site["http_port"] in secure:
             where.at("http_port").fail(f"is {site['http_port']}, an https_port too; one port speaks one of the two")
@@ -174,7 +178,7 @@ def _bytes(size: str) -> int:
 
 def _pages(pages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found = {code: f"{'-'.join(map(str, page['codes']))}.html" for page in pages for code in page["codes"]}
-    # what nginx calls 504 (no answer in time) is Apache's 502, and what nginx calls 502 (nobody takes connections) its 503
+    # nginx's 504 (no answer in time) is 502 with Apache, and nginx's 502 (nobody takes connections) is 503
     for wanted, said in ((504, 502), (502, 503)):
         if wanted in found:
             found.setdefault(said, found[wanted])

@@ -79,7 +79,10 @@ def test_serves_the_other_host(host, request):
     )
     (other,) = [known for known in hosts if known.backend.host != host.backend.host]
     address = host.backend.get_variables()["ansible_host"]
-    for url in (f"https://shop.example/x --resolve shop.example:443:{address}", f"http://shop.example/x --resolve shop.example:80:{address}"):
+    for url in (
+        f"https://shop.example/x --resolve shop.example:443:{address}",
+        f"http://shop.example/x --resolve shop.example:80:{address}",
+    ):
         asked = json.loads(other.check_output(f"curl -sSk {url}"))
         assert asked["client"] == other.backend.get_variables()["ansible_host"]
 
@@ -90,7 +93,9 @@ def test_a_client_cannot_forge_who_it_is(address, name, tls, own, more):
     asked = seen(fetch(address, name, tls=tls, headers={**FORGED, **more}))
     assert asked["client"] == own
     if name == "shop.example":  # waitress takes what it believes out of the headers
-        told = {key: value for key, value in asked["headers"].items() if key[:2] == "x-" or key in ("forwarded", "proxy")}
+        told = {
+            key: value for key, value in asked["headers"].items() if key[:2] == "x-" or key in ("forwarded", "proxy")
+        }
         assert told == {
             "x-forwarded-for": own,
             "x-real-ip": own,
@@ -153,7 +158,9 @@ def test_certificates_and_protocols(address):
 
 
 def test_http2_reaches_the_application(host):
-    said = host.check_output("curl -sSk --http2 -w '%%{http_version}' https://shop.example/x --resolve shop.example:443:127.0.0.1")
+    said = host.check_output(
+        "curl -sSk --http2 -w '%%{http_version}' https://shop.example/x --resolve shop.example:443:127.0.0.1"
+    )
     assert said.endswith("2")
     assert json.loads(said[:-1])["client"] == "127.0.0.1"
 
@@ -196,7 +203,9 @@ def test_every_answer_has_headers_of_security_unless_the_application_says_otherw
         assert headers["content-security-policy"] == "default-src 'self' \"x\" 50%"
         assert headers["strict-transport-security"] == "max-age=31536000; includeSubDomains"
     for status in ("200 OK", "404 Own"):
-        path = f"/?status={status.replace(' ', '%20')}&say=X-Frame-Options:SAMEORIGIN|Strict-Transport-Security:max-age=1"
+        path = (
+            f"/?status={status.replace(' ', '%20')}&say=X-Frame-Options:SAMEORIGIN|Strict-Transport-Security:max-age=1"
+        )
         headers = fetch(address, "full.example", path, tls=True).headers
         assert (headers["x-frame-options"], headers["strict-transport-security"]) == ("SAMEORIGIN", "max-age=1")
 
@@ -245,12 +254,23 @@ def test_answers_are_compressed_for_those_who_want_it(address):
 
 def test_the_log_has_times_and_is_not_for_everybody(host, address):
     fetch(address, "shop.example", "/logged?sleep=0.3", headers={"User-Agent": 'a"b'})
-    (line,) = [line for line in host.file("/var/log/apache2/shop.access.log").content_string.splitlines() if "/logged" in line]
-    found = re.search(r'"GET /logged\S* HTTP/1.1" 200 \d+ .* host=shop.example peer=[\d.]+ tls=- request_us=(\d+) first_byte_us=(\d+)$', line)
+    (line,) = [
+        line for line in host.file("/var/log/apache2/shop.access.log").content_string.splitlines() if "/logged" in line
+    ]
+    found = re.search(
+        r'"GET /logged\S* HTTP/1.1" 200 \d+ .* host=shop.example peer=[\d.]+ tls=- '
+        r"request_us=(\d+) first_byte_us=(\d+)$",
+        line,
+    )
     assert found, line
     assert all(250_000 < int(time) < 5_000_000 for time in found.groups())
     assert host.run("runuser -u nobody -- cat /var/log/apache2/shop.access.log").rc != 0
 
 
 def test_keys_are_not_for_everybody(host):
-    assert host.check_output("stat -c '%%U %%a' /etc/apache2/wsgi-fleet/tls/full.key /etc/ssl/wsgi-fleet/self-signed.pem").split("\n") == ["root 600"] * 2
+    assert (
+        host.check_output(
+            "stat -c '%%U %%a' /etc/apache2/wsgi-fleet/tls/full.key /etc/ssl/wsgi-fleet/self-signed.pem"
+        ).split("\n")
+        == ["root 600"] * 2
+    )

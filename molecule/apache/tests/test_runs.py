@@ -1,4 +1,4 @@
-"""Runs again, breaks, deploys under load, and changes what is in front. The order counts; the last test leaves all as it was."""
+"""Runs again, breaks, deploys under load, and changes the front. The order counts; the last leaves all as it was."""
 
 from __future__ import annotations
 
@@ -108,7 +108,10 @@ def test_no_request_is_lost_in_reloads_and_deploys(host, tmp_path):
 
 def test_a_release_that_is_not_well_behind_apache_never_stays(host):
     done = play(
-        host, "playbooks/deploy.yml", wsgi_apps=records(env={"BROKEN": "500 Broken"}, trial=False), wsgi_apps_only="shop"
+        host,
+        "playbooks/deploy.yml",
+        wsgi_apps=records(env={"BROKEN": "500 Broken"}, trial=False),
+        wsgi_apps_only="shop",
     )
     assert done.returncode == 2
     assert "500" in said(done)
@@ -118,7 +121,8 @@ def test_a_release_that_is_not_well_behind_apache_never_stays(host):
 def test_what_is_wrong_is_refused_before_anything_changes(host):
     """A key of another certificate, and a file of somebody else's."""
     before = host.check_output(CONFIG)
-    key = subprocess.run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"], capture_output=True, text=True, check=True)  # fmt: skip
+    command = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    key = subprocess.run(command, capture_output=True, text=True, check=True)
     wrong = records()
     wrong[1]["nginx"]["tls"]["key"] = key.stdout
     done = play(host, "site.yml", "--tags=apache", wsgi_apps=wrong)
@@ -142,7 +146,9 @@ def test_what_is_wrong_is_refused_before_anything_changes(host):
 def test_a_reload_that_is_owed_is_made_up_for(host):
     config = "/etc/apache2/sites-enabled/000-default.conf"
     wanted = host.check_output(CONFIG)
-    host.check_output(f"cp -p {config} /tmp/kept && sed -i s/{wanted}/{'0' * 64}/ {config} && systemctl reload apache2 && sleep 2")
+    host.check_output(
+        f"cp -p {config} /tmp/kept && sed -i s/{wanted}/{'0' * 64}/ {config} && systemctl reload apache2 && sleep 2"
+    )
     host.check_output(f"cp -p /tmp/kept {config}")
     assert host.check_output(CONFIG) == "0" * 64
     assert changes(play(host, "site.yml", "--tags=apache")) == {"debian13": 1}
@@ -156,7 +162,7 @@ def test_status_is_told_and_maintenance_refused(host):
     assert re.search(r"debian13 +shop .*https://shop.example/healthz .* 200 in", done.stdout)
     done = play(host, "playbooks/maintenance.yml", wsgi_maintenance="on")
     assert done.returncode == 2
-    assert "app shop has Apache in front on host debian12" in said(done)
+    assert "app shop has Apache in front where clients come in (host debian12)" in said(done)
 
 
 @pytest.fixture

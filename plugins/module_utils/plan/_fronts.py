@@ -81,7 +81,7 @@ def _check_hosts(record: Mapping[str, Any], layout: Layout, others: Mapping[str,
             return
         if host in others:
             where.fail(
-                f"is apache, but app {others[host]}'s is nginx, and both run on host {host}, where one of them has the ports; "
+                f"is apache, but app {others[host]}'s is nginx, and both run on host {host}, and one has its ports; "
                 "give both apps the same front, or hosts of their own"
             )
             return
@@ -100,10 +100,14 @@ def _check_options(nginx: Mapping[str, Any], balanced: bool, where: Where) -> No
     if balanced:
         return
     if nginx["tls"] and nginx["tls"]["mode"] == "acme":
-        where.at("tls.mode").fail("is acme, which front apache does not do; give files or self_signed, or set front to nginx")
+        where.at("tls.mode").fail(
+            "is acme, which front apache does not do; give files or self_signed, or set front to nginx"
+        )
     for name, value in (nginx.get("headers") or {}).items():
         if "\\" in value:
-            where.at("headers").at(name).fail("holds a backslash, which Apache does not send as it is; write it without")
+            where.at("headers").at(name).fail(
+                "holds a backslash, which Apache does not send as it is; write it without"
+            )
 
 
 def apache_sites(plan: Plan, host: str) -> Records:

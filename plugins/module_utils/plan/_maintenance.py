@@ -87,7 +87,7 @@ def _read(given: object, plan: Plan, now: str) -> tuple[dict[str, Any], list[str
         host = next((host for host in app["hosts"] if plan["hosts"][host].get("front") == "apache"), None)
         if host and plan["hosts"][host]["edge"] and (only is None or name in only):
             where.at("wsgi_apps_only").fail(
-                f"app {name} has Apache in front on host {host}, where clients come in, and only nginx knows maintenance; "
+                f"app {name} has Apache in front where clients come in (host {host}); only nginx knows maintenance; "
                 "name the other apps here, put balancers in front of it, or set its front to nginx"
             )
     until = request.get("wsgi_maintenance_until")

@@ -54,6 +54,8 @@ NOT_DONE: dict[str, Any] = {
     "cache": {"seconds": 1},
     "snippet": "x;",
 }
+PATH, WHAT = "nginx.paths[0]", ("websocket", "access")
+BACKSLASH = "holds a backslash, which Apache does not send as it is; write it without"
 NO = "is nothing that front apache does; leave it out, or set front to nginx"
 ELSE = f"{NO}, or put balancers in front, which do it"
 
@@ -101,7 +103,11 @@ def test_role_apache_is_told_of_a_site_behind_balancers() -> None:
     nginx = {**NOT_DONE, "trusted_proxies": ["203.0.113.0/24"]}
     nginx = {key: value for key, value in nginx.items() if key not in ("cache", "proxy_send_timeout")}
     paths = [{"path": "/login", "limits": {}, "access": {}}]
-    change = {"port": 8001, "nginx": {**nginx, "paths": paths, "tls": {"mode": "acme"}}, "domains": ["shop.example.com"]}
+    change = {
+        "port": 8001,
+        "nginx": {**nginx, "paths": paths, "tls": {"mode": "acme"}},
+        "domains": ["shop.example.com"],
+    }
     plan = fleet.make_plan(*given(change, balancers="lb1"))
     assert fleet.apache_sites(plan, "app1") == [
         {
@@ -141,20 +147,24 @@ def test_every_option_is_done_or_refused() -> None:
         ({"proxy_send_timeout": 61}, "lb1", [f"nginx.proxy_send_timeout: {NO}"]),
         ({"cache": {"seconds": 1}}, "lb1", [f"nginx.cache: {NO}"]),
         ({"paths": [{"path": "/a", "streaming": True}]}, "lb1", [f"nginx.paths[0].streaming: {NO}"]),
-        ({"paths": [{"path": "/a", "limits": {}, "websocket": True}]}, "", [f"nginx.paths[0].{key}: {NO}" for key in ("websocket", "limits")]),
-        ({"headers": {"X-A": "a\\b"}}, "", ["nginx.headers.X-A: holds a backslash, which Apache does not send as it is; write it without"]),
+        ({"paths": [{"path": "/a", "access": {}, "websocket": True}]}, "", [f"{PATH}.{key}: {NO}" for key in WHAT]),
+        ({"headers": {"X-A": "a\\b"}}, "", [f"nginx.headers.X-A: {BACKSLASH}"]),
         ({"headers": {"X-A": "a\\b"}}, "lb1", []),
     ],
 )  # fmt: skip
 def test_what_apache_does_not_do_is_refused(nginx: dict[str, Any], balancers: str, messages: list[str]) -> None:
-    assert fleet.find_errors(*given({"nginx": nginx}, balancers=balancers)) == [f"app shop: {text}" for text in messages]
+    assert fleet.find_errors(*given({"nginx": nginx}, balancers=balancers)) == [
+        f"app shop: {text}" for text in messages
+    ]
 
 
 def test_no_certificates_from_acme() -> None:
     change = {"nginx": {"tls": {"mode": "acme"}}, "domains": ["shop.example.com"]}
     assert fleet.find_errors(*given(change)) == [
-        "app shop: nginx.tls.mode: is acme, which front apache does not do; "
-        "give files or self_signed, or set front to nginx"
+        (
+            "app shop: nginx.tls.mode: is acme, which front apache does not do; "
+            "give files or self_signed, or set front to nginx"
+        )
     ]
 
 
@@ -165,15 +175,19 @@ def test_a_host_has_one_front(front: str | None) -> None:
     if not front:
         del records[1]["front"]
     assert fleet.find_errors(records, groups, hosts) == [
-        "app shop: front: is apache, but app other's is nginx, and both run on host app1, where one of them has the ports; "
-        "give both apps the same front, or hosts of their own"
+        (
+            "app shop: front: is apache, but app other's is nginx, and both run on host app1, and one has its ports; "
+            "give both apps the same front, or hosts of their own"
+        )
     ]
 
 
 def test_a_balancer_has_nginx() -> None:
     assert fleet.find_errors(*given(balancers="app1")) == [
-        "app shop: front: is apache, but host app1 is a balancer too, and nginx has its ports; "
-        "take it out of balancers or of hosts, or set front to nginx"
+        (
+            "app shop: front: is apache, but host app1 is a balancer too, and nginx has its ports; "
+            "take it out of balancers or of hosts, or set front to nginx"
+        )
     ]
 
 
@@ -188,8 +202,10 @@ def test_maintenance_is_refused_where_clients_meet_apache() -> None:
     records = given({"hosts": ["app1"]}, other)
     plan, now = fleet.make_plan(*records), "2026-11-21T12:00:00Z"
     said = [
-        "wsgi_apps_only: app shop has Apache in front on host app1, where clients come in, and only nginx knows maintenance; "
-        "name the other apps here, put balancers in front of it, or set its front to nginx"
+        (
+            "wsgi_apps_only: app shop has Apache in front where clients come in (host app1); "
+            "only nginx knows maintenance; name the other apps here, put balancers in front of it, or set its front to nginx"
+        )
     ]
     assert fleet.maintenance_errors({"wsgi_maintenance": "on"}, plan, now) == said
     assert fleet.maintenance_errors({"wsgi_maintenance": "off", "wsgi_apps_only": "shop"}, plan, now) == said

@@ -149,14 +149,15 @@ def test_everything_wrong_is_said_at_once() -> None:
         },
         {**SITE, "http_port": 8079, "https_port": 80},
     ]
+    shop = "apache_sites[0] (shop)"
     assert evaluate("__apache_problems", sites, apache_self_signed_days=1) == [
         "apache_self_signed_days: is 1, must be a whole number from 3 to 3650",
         "apache_sites[0] (shop): server_names[1]: is 'a b', must be a host name like shop.example.com or *.example.com",
         "apache_sites[0] (shop): server: is 'shop:80', must be unix:/path, 192.0.2.11:8000 or [2001:db8::11]:8000",
         "apache_sites[0] (shop): client_max_body_size: is 'much', must be a size such as \"10m\"",
-        "apache_sites[0] (shop): headers.X-Path: holds a backslash, which Apache does not send as it is; write it without",
+        f"{shop}: headers.X-Path: holds a backslash, which Apache does not send as it is; write it without",
         "apache_sites[0] (shop): release: is missing; static needs the link to the application's live release",
-        "apache_sites[0] (shop): https_redirect: is true, but tls.mode is off, so nothing answers there; set one of them",
+        f"{shop}: https_redirect: is true, but tls.mode is off, so nothing answers there; set one of them",
         "apache_sites[0] (shop): hsts: is given, but tls.mode is off; browsers take it over HTTPS only. Leave it out",
         "apache_sites[0] (shop): http_port: is 80, an https_port too; one port speaks one of the two",
         'apache_sites[1] (shop): name: is taken by apache_sites[0] ("-" and "_" count as the same); give another',
