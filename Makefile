@@ -22,7 +22,10 @@ demo: setup ## Make a small fleet on this machine, converge it, and ask every si
 demo-down: setup ## Remove the demo's hosts, their network and their keys
 	@ansible-playbook $(ASK) $(SANDBOX) molecule/shared/destroy.yml
 
-test: $(if $(role),,lint unit) molecule ## Everything; `make test role=nginx` for one scenario
+test: $(if $(role),,checks) molecule ## Everything; `make test role=nginx` for one scenario
+
+checks: setup ## Lint and unit tests, side by side
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint unit
 
 lint: ; @tools/setup
 	@yamllint --strict . && ansible-lint && ruff check && ruff format --check && mypy
@@ -40,4 +43,4 @@ bench: setup ## Measure how long fleets take to converge, and what visitors noti
 lock: ## Look for newer tools and write requirements.lock
 	@uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock" --group dev -o requirements.lock
 
-.PHONY: help setup demo demo-down test lint unit molecule bench lock
+.PHONY: help setup demo demo-down test checks lint unit molecule bench lock

@@ -34,6 +34,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         task_vars = task_vars or {}
         super().run(tmp, task_vars)
         _, request = self.validate_argument_spec(tree.ARGUMENTS)
+        if request["problems"]:
+            raise AnsibleActionFail("\n".join(request["problems"]))
         problems = tree.request_problems(request) + source_problems(request["files"])
         if problems:
             raise AnsibleActionFail("; ".join(problems))

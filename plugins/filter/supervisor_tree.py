@@ -66,7 +66,8 @@ FCGI = "fcgi-program"
 LISTENER = "eventlistener"
 SOCKET_OPTIONS = ("socket", "socket_backlog", "socket_owner", "socket_mode")
 LISTENER_OPTIONS = ("events", "buffer_size", "result_handler")
-OURS = ("name", "type", "watch", "environment")  # what is no option of supervisor, or written in a way of its own
+# What is no option of supervisor, or written in a way of its own.
+OURS = ("name", "type", "watch", "ready", "environment")
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -165,9 +166,9 @@ def section(record: Mapping[str, Any], launcher: str, log_dir: str) -> dict[str,
         options.setdefault("process_name", "%(program_name)s_%(process_num)d")
     variables, launched = environment({k: text_of(v) for k, v in (record.get("environment") or {}).items()})
     command = literal(command_line(options.pop("command")))
-    if launched or record.get("watch"):
-        paths = " ".join(shlex.quote(literal(path)) for path in record.get("watch") or [])
-        command = f"{launcher} {paths} -- {command}" if paths else f"{launcher} -- {command}"
+    if launched or record.get("watch") or record.get("ready"):
+        paths = [shlex.quote(literal(path)) for path in record.get("watch") or []]
+        command = " ".join([launcher, *(["--ready"] if record.get("ready") else []), *paths, "--", command])
     texts = {"command": command}
     texts.update({name: option_text(value) for name, value in options.items() if name not in OURS})
     # supervisord overlooks a change of some options (those of the socket, a log that becomes AUTO), but not of this.

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional, Protocol
 
 STAMP = "WSGI_FLEET_STAMP"
+READY = "--ready"
 POLL_SECONDS = 0.1
 LOG_BYTES = 4096
 LOG_LINES = 20
@@ -95,15 +96,35 @@ def environment_of(process: Path) -> bytes:
     return done.stdout
 
 
-def watched(command: str, launcher: str) -> tuple[str, ...]:
-    """The paths that a program's command line says to watch: LAUNCHER PATH... -- COMMAND."""
+class Launch(NamedTuple):
+    """What a program's command line says: LAUNCHER [--ready] PATH... -- COMMAND."""
+
+    watch: tuple[str, ...] = ()
+    ready: bool = False  # it says when it is ready
+
+
+def parse_launch(command: str, launcher: str) -> Launch:
+    """Read a command line; one without the launcher says nothing."""
     try:
         words = shlex.split(command)
     except ValueError:
-        return ()
+        return Launch()
     if not words or words[0] != launcher or "--" not in words:
-        return ()
-    return tuple(words[1 : words.index("--")])
+        return Launch()
+    ready = words[1] == READY
+    return Launch(tuple(words[1 + ready : words.index("--")]), ready)
+
+
+def is_ready(pid: int, proc: str = "/proc") -> bool:
+    """Whether a process, or a child of it, has said that it is ready: by a name (comm) that ends in -ready."""
+    for path in Path(proc).glob("[0-9]*/stat"):
+        try:
+            name, _, values = path.read_bytes().rpartition(b")")
+        except OSError:  # gone meanwhile
+            continue
+        if name.endswith(b"-ready") and pid in (int(path.parent.name), int(values.split()[1])):
+            return True
+    return False
 
 
 # ------------------------------------------------------------------------------------------------------ the daemon
@@ -190,7 +211,7 @@ class Process(NamedTuple):
     stopwaitsecs: int
     exitcodes: tuple[int, ...]
     priority: tuple[int, int]
-    watch: tuple[str, ...]
+    launch: Launch
     logs: tuple[str, ...]  # of stdout, stderr: those that exist
 
     @property
@@ -216,8 +237,8 @@ def parse_groups(configs: Iterable[Mapping[str, Any]], launcher: str) -> dict[st
     groups: dict[str, Group] = {}
     for config in sorted(configs, key=lambda config: (int(config.get("group_prio", 999)), config["group"])):
         known = groups.get(config["group"], Group(int(config.get("group_prio", 999)), frozenset()))
-        paths = watched(str(config.get("command", "")), launcher)
-        groups[config["group"]] = known._replace(watch=known.watch.union(paths))
+        launch = parse_launch(str(config.get("command", "")), launcher)
+        groups[config["group"]] = known._replace(watch=known.watch.union(launch.watch))
     return groups
 
 
@@ -243,7 +264,7 @@ def parse_processes(
                 stopwaitsecs=int(config.get("stopwaitsecs", 10)),
                 exitcodes=tuple(config.get("exitcodes", (0,))),
                 priority=(int(config.get("group_prio", 999)), int(config.get("process_prio", 999))),
-                watch=watched(str(config.get("command", "")), launcher),
+                launch=parse_launch(str(config.get("command", "")), launcher),
                 logs=tuple(channel for channel in ("stdout", "stderr") if info[f"{channel}_logfile"]),
             )
         )
@@ -287,6 +308,7 @@ class Reconciler:
         *,
         stamp_now: Callable[[Sequence[str]], str] = stamp,
         stamp_then: Callable[[int], Optional[str]] = stamp_of,
+        ready: Callable[[int], bool] = is_ready,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -295,6 +317,7 @@ class Reconciler:
         self._patience = patience
         self._stamp_now = stamp_now
         self._stamp_then = stamp_then
+        self._ready = ready
         self._sleep = sleep
         self._clock = clock
         self._failed: set[str] = set()  # groups
@@ -307,9 +330,9 @@ class Reconciler:
 
     def stale(self, process: Process) -> bool:
         """Whether a living process was started from something else than what is there now."""
-        if not process.watch or process.state not in (STARTING, RUNNING):
+        if not process.launch.watch or process.state not in (STARTING, RUNNING):
             return False
-        return self._stamp_then(process.pid) != self._stamp_now(process.watch)
+        return self._stamp_then(process.pid) != self._stamp_now(process.launch.watch)
 
     def preview(self) -> Outcome:
         """What reconcile() would do now."""
@@ -447,17 +470,24 @@ class Reconciler:
     def _wait_until_up(self, process: Process) -> Process:
         return self._wait(
             process,
-            done=lambda now: now.state == RUNNING or now.finished,
+            done=lambda now: now.finished or self._is_up(now),
             hopeless=lambda now: now.state in (FATAL, EXITED),
             seconds=process.startsecs + self._patience,
             failure="did not come up",
         )
 
+    def _is_up(self, process: Process) -> bool:
+        """One that says when it is ready is believed; any other is up when it has lasted for its startsecs."""
+        if process.launch.ready:
+            return process.state in (STARTING, RUNNING) and self._ready(process.pid)
+        return process.state == RUNNING
+
     def _verify(self, process: Process) -> None:
         """A stamp that does not match right after a start would mean a restart in every run."""
         if self.stale(process):
+            paths = ", ".join(process.launch.watch)
             msg = (
-                f"{process.name} runs, but without the stamp of what it watches ({', '.join(process.watch)}). Its user "
+                f"{process.name} runs, but without the stamp of what it watches ({paths}). Its user "
                 "must be able to read all of these, and its command must hand the environment on (no `env -i`)."
             )
             raise SupervisorError(msg)
@@ -504,6 +534,8 @@ class Reconciler:
         text = f"{process.name} {failure}: it is {process.statename}"
         if process.spawnerr:
             text += f" ({process.spawnerr})"
+        if process.launch.ready and process.state in (STARTING, RUNNING):
+            text += " but not ready (supervisor_timeout gives it more time)"
         untouched = [p.name for p in self._members(process.group) if p.name != process.name and p.state == RUNNING]
         if untouched:
             text += f". {', '.join(untouched)} still run{'s' if len(untouched) == 1 else ''}"

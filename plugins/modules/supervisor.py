@@ -15,6 +15,8 @@ description:
   - A program whose command begins with O(launcher) and paths to watch is restarted when what these paths are (the
     target of a link, the content of a file) is not what the process was started from. The processes of one program are
     restarted one after the other, each only when the one before is up; the first that does not come up ends this.
+  - A process is up when it has lasted for its C(startsecs). One that is started with C(--ready) after O(launcher) is up
+    when it, or a child of it, has a name (C(/proc/PID/comm)) that ends in C(-ready), which may be sooner or later.
   - Groups of a greater C(priority) take their turn when those of a lesser one are up. Those that watch what a group in
     trouble watches are left as they were.
   - What a process was started from is read from the process itself. So nothing is restarted twice, and a run that was

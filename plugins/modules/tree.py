@@ -135,6 +135,13 @@ options:
     type: list
     elements: str
     default: []
+  problems:
+    description:
+      - What is wrong with that which O(files) was worked out from. When there is something, this fails with it, one
+        to a line, and does nothing.
+    type: list
+    elements: str
+    default: []
   timeout:
     description: Seconds that each test may take.
     type: int

@@ -65,7 +65,7 @@ def test_host_that_is_lost_in_the_middle_stops_the_deploy(trouble, calm, source,
     directory = source(f"lost-by-{trouble.__name__}")
     with Visitors(tmp_path) as visitors:
         run = begin("deploy", directory)
-        follow(run, "See whether all hosts have built")
+        follow(run, "See whether all hosts may go on")
         trouble(fleet["app2"])
         output, _ = run.communicate(timeout=300)
         assert run.returncode != 0

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Asks a web server on a Unix socket over and over, until a file is there; prints what was answered how often.
+"""Asks a web server on a Unix socket over and over, until a file is there.
+
+Prints what was answered how often, and how many seconds the slowest answer took.
 
 Usage: load.py SOCKET STOPFILE
 """
@@ -9,10 +11,12 @@ import json
 import socket
 import sys
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
 COUNT: Counter[str] = Counter()
+SECONDS: list[float] = []
 
 
 class Connection(http.client.HTTPConnection):
@@ -25,6 +29,7 @@ class Connection(http.client.HTTPConnection):
 def ask() -> None:
     while not Path(sys.argv[2]).exists():
         connection = Connection("web")
+        started = time.monotonic()
         try:
             connection.request("GET", "/")
             COUNT[connection.getresponse().read().decode().split()[0]] += 1
@@ -32,6 +37,7 @@ def ask() -> None:
             COUNT[f"failed: {error!r}"] += 1
         finally:
             connection.close()
+            SECONDS.append(time.monotonic() - started)
 
 
 threads = [threading.Thread(target=ask) for _ in range(6)]
@@ -39,4 +45,4 @@ for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
-print(json.dumps(COUNT))
+print(json.dumps({"count": COUNT, "slowest": max(SECONDS)}))

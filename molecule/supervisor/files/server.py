@@ -42,6 +42,9 @@ def main() -> None:
     server.socket.close()
     server.socket = socket.socket(fileno=os.dup(0))
     server.socket.setblocking(False)  # the other process may have been faster
+    if RELEASE == "slow":
+        time.sleep(5)
+    Path("/proc/self/comm").write_text("web-ready")
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     print(f"serving {RELEASE}", flush=True)
     server.serve_forever(poll_interval=0.05)

@@ -53,6 +53,7 @@ def changed(done):
 
 def pids(host, names=ALL):
     """Process numbers by name, of what runs."""
+    wait_until(lambda: "STARTING" not in host.run("supervisorctl status").stdout, 10, "what has just begun")
     lines = host.run("supervisorctl status").stdout.splitlines()
     found = {words[0]: int(words[3].rstrip(",")) for words in map(str.split, lines) if words[1] == "RUNNING"}
     return {name: found[name] for name in names if name in found}
@@ -76,11 +77,15 @@ def files(host):
 
 
 class Load:
-    """Requests without a pause for as long as this is open; afterwards `count` tells what was answered."""
+    """Requests without a pause for as long as this is open; afterwards `count` tells what was answered.
+
+    `slowest` is the longest time that an answer took, in seconds.
+    """
 
     def __init__(self, host):
         self.host = host
         self.count = {}
+        self.slowest = 0.0
 
     def __enter__(self):
         self.host.run("rm -f /tmp/stop /tmp/load.json")
@@ -93,4 +98,5 @@ class Load:
     def __exit__(self, *_):
         self.host.check_output("touch /tmp/stop")
         wait_until(lambda: self.host.run("systemctl is-active load").stdout.strip() != "active", 30, "the load to end")
-        self.count = json.loads(self.host.check_output("cat /tmp/load.json"))
+        said = json.loads(self.host.check_output("cat /tmp/load.json"))
+        self.count, self.slowest = said["count"], said["slowest"]

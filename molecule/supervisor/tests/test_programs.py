@@ -135,26 +135,6 @@ def test_logs_are_rotated_and_go_on(host):
     assert changed(play(host)) == 0
 
 
-def test_change_of_supervisord_itself_restarts_it_once(host):
-    before = pids(host)
-    changed(play(host, supervisor_loglevel="debug"))
-    after = pids(host)
-    assert not set(before.values()) & set(after.values())
-    assert sorted(after) == ALL
-    assert changed(play(host, supervisor_loglevel="debug")) == 0
-    changed(play(host))
-
-
-def test_killed_supervisord_comes_back_with_everything(host):
-    before = pids(host)
-    host.check_output("systemctl kill --signal=KILL --kill-who=main supervisord")
-    # Where a container has cgroups of version 1, systemd does not see that all are gone, and waits TimeoutStopSec.
-    wait_until(lambda: sorted(pids(host)) == ALL, 120, "the programs")
-    assert not set(before.values()) & set(pids(host).values())
-    assert host.run(f"kill -0 {before['pair:left']}").rc != 0
-    assert changed(play(host)) == 0
-
-
 def test_reboot_brings_everything_back(host):
     done = subprocess.run(
         [

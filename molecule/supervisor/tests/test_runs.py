@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from probes import wait_until
 from supervising import ALL, SOCKET, VARIABLES, Load, answer, changed, files, pids, play
 
 testinfra_hosts = ["ansible://debian13"]  # one is enough: supervisord and all of ours are the same on both
@@ -69,6 +70,38 @@ def test_killed_roll_goes_on_where_it_stopped(host):
     changed(play(host))
     after = pids(host)
     assert {name for name in ALL if before[name] != after.get(name)} == {"web:web_0", "web:web_1"}
+    assert changed(play(host)) == 0
+
+
+def test_slow_release_leaves_nobody_waiting(host):
+    """The next process goes on serving until this one has loaded, however long that takes."""
+    host.check_output("cp -a /srv/web/releases/two /srv/web/releases/slow")
+    with Load(host) as load:
+        host.check_output("ln -sfn releases/slow /srv/web/current")
+        changed(play(host))
+    assert set(load.count) == {"two", "slow"}, load.count
+    assert load.slowest < 2.5, load.slowest  # it takes five seconds to load
+    host.check_output("ln -sfn releases/two /srv/web/current")
+    changed(play(host))
+
+
+def test_change_of_supervisord_itself_restarts_it_once(host):
+    before = pids(host)
+    changed(play(host, supervisor_loglevel="debug"))
+    after = pids(host)
+    assert not set(before.values()) & set(after.values())
+    assert sorted(after) == ALL
+    assert changed(play(host, supervisor_loglevel="debug")) == 0
+    changed(play(host))
+
+
+def test_killed_supervisord_comes_back_with_everything(host):
+    before = pids(host)
+    host.check_output("systemctl kill --signal=KILL --kill-who=main supervisord")
+    # Where a container has cgroups of version 1, systemd does not see that all are gone, and waits TimeoutStopSec.
+    wait_until(lambda: sorted(pids(host)) == ALL, 120, "the programs")
+    assert not set(before.values()) & set(pids(host).values())
+    assert host.run(f"kill -0 {before['pair:left']}").rc != 0
     assert changed(play(host)) == 0
 
 

@@ -226,8 +226,9 @@ def _program(app: dict[str, Any]) -> dict[str, Any]:
         "user": name,
         "directory": f"{_ROOT}/{name}",
         "autorestart": "true",
-        # A worker that cannot import the app ends its master within this time.
+        # A worker that cannot import the app ends its master within this time, and supervisor gives up soon.
         "startsecs": 5,
+        "ready": True,
         "stopsignal": "TERM",
         "stopwaitsecs": server.stop_time(app)[1] + _STOP_MARGIN,
         # A master alone is asked to stop, and stops its workers gracefully; if it must be killed, they all are.

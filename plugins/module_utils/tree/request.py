@@ -58,6 +58,7 @@ ARGUMENTS: dict[str, Any] = {
         },
     },
     "keep": {"type": "list", "elements": "str", "default": []},
+    "problems": {"type": "list", "elements": "str", "default": []},
     "timeout": {"type": "int", "default": 60},
 }
 

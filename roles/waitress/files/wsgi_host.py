@@ -21,6 +21,7 @@ environment: 1.4.4 and newer, of which some internals are used (see Waitress).
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import importlib
 import io
@@ -495,6 +496,7 @@ class Waitress:
         if tasks:
             tasks.attend(self._listeners[0])
         threading.Thread(target=self._serve, args=(server,), name="waitress-main", daemon=True).start()
+        say_ready()
 
     def _serve(self, server: Any) -> None:  # noqa: ANN401
         try:
@@ -559,6 +561,14 @@ class Waitress:
             listener.handle_accept()
             if len(self._map) == before:
                 break
+
+
+def say_ready() -> None:
+    """Tell whoever waits for it, by the name of this process. Not to be able to is no reason to stop."""
+    if WINDOWS:
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text("waitress-ready")
 
 
 def end_with(requests: list[Any]) -> None:

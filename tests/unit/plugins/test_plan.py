@@ -197,6 +197,7 @@ def test_four_keys_are_enough():
             "directory": "/srv/shop",
             "autorestart": "true",
             "startsecs": 5,
+            "ready": True,
             "stopsignal": "TERM",
             "stopwaitsecs": 40,
             "stopasgroup": False,

@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
+import sys
 import threading
+import time
 import xmlrpc.client
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 from xmlrpc.server import SimpleXMLRPCDispatcher
 
 import pytest
@@ -108,18 +111,43 @@ def test_launcher_sets_what_came_in_octal_and_hides_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "paths"),
+    ("command", "launch"),
     [
-        ("/launch /a '/b c' -- run -- x", ("/a", "/b c")),
-        ("/launch -- run", ()),
-        ("/launch /a run", ()),
-        ("/other /a -- run", ()),
-        ("'", ()),
-        ("", ()),
+        ("/launch /a '/b c' -- run -- x", s.Launch(("/a", "/b c"))),
+        ("/launch --ready /a -- run --ready", s.Launch(("/a",), ready=True)),
+        ("/launch --ready -- run", s.Launch(ready=True)),
+        ("/launch -- run --ready", s.Launch()),
+        ("/launch /a run", s.Launch()),
+        ("/other --ready /a -- run", s.Launch()),
+        ("'", s.Launch()),
+        ("", s.Launch()),
     ],
 )
-def test_command_line_says_what_is_watched(command: str, paths: tuple[str, ...]) -> None:
-    assert s.watched(command, "/launch") == paths
+def test_command_line_says_what_is_watched(command: str, launch: s.Launch) -> None:
+    assert s.parse_launch(command, "/launch") == launch
+
+
+def test_launcher_leaves_out_what_is_not_for_it(place: Path) -> None:
+    assert launched("--ready", str(place / "file"))[s.STAMP] == s.stamp([str(place / "file")])
+
+
+@pytest.mark.parametrize("who", ["itself", "a child"])
+def test_process_says_by_its_name_that_it_is_ready(who: str) -> None:
+    say = "open('/proc/self/comm', 'w').write('any-ready'); input()"
+    code = say if who == "itself" else f"import os, sys; os.fork() and (os.wait(), sys.exit()); {say}"
+    wait = f"input(); {code}"
+    with subprocess.Popen([sys.executable, "-c", wait], stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert not s.is_ready(process.pid)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        deadline = time.monotonic() + 10
+        while not s.is_ready(process.pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert not s.is_ready(os.getpid() if who == "a child" else process.pid + 1)
+        process.stdin.close()
+    assert not s.is_ready(process.pid)
 
 
 # ---------------------------------------------------------------------------------------------- a supervisord
@@ -140,6 +168,8 @@ class Program:
     fails: bool = False  # ends right after every start
     sticks: bool = False  # never ends
     blind: bool = False  # cannot see what it watches
+    ready: Optional[float] = None  # seconds after its start that it says so
+    since: float = 0.0
     pid: int = 100
     priority: int = 999
     path: str = "/watched"
@@ -154,6 +184,7 @@ class Supervisord:
         self.reread = reread
         self.said: list[str] = []
         self.time = 0.0
+        self.startsecs = 0.0
 
     def call(self, method: str, *arguments: Any) -> Any:
         return getattr(self, method)(*arguments)
@@ -192,7 +223,9 @@ class Supervisord:
                 "stopwaitsecs": 10,
                 "group_prio": p.priority,
                 "process_prio": p.priority,
-                "command": f"/launch {p.path} -- {p.name}" if p.watch else p.name,
+                "command": f"/launch {'' if p.ready is None else '--ready '}{p.path} -- {p.name}"
+                if p.watch
+                else p.name,
             }
             for p in {(p.group, p.name): p for p in (*self.programs, *self.coming)}.values()
         ]
@@ -204,6 +237,7 @@ class Supervisord:
             raise xmlrpc.client.Fault(s.ALREADY_STARTED, f"ALREADY_STARTED: {name}")
         self.said.append(f"start {name}")
         p.state, p.pid, p.stamp = s.STARTING, p.pid + 1, "nothing" if p.blind else "new"
+        p.since = self.time
 
     def stopProcess(self, name: str, wait: bool) -> None:
         assert wait is False
@@ -232,14 +266,14 @@ class Supervisord:
     def sleep(self, seconds: float) -> None:
         self.time += seconds
         for p in self.programs:
-            if p.state == s.STARTING:
+            if p.state == s.STARTING and self.time >= p.since + self.startsecs:
                 p.state = s.FATAL if p.fails else s.RUNNING
             elif p.state == s.STOPPING and not p.sticks:
                 p.state = s.STOPPED
             elif p.state == s.BACKOFF:
                 p.state = s.FATAL if p.fails else s.RUNNING
 
-    def reconciler(self) -> s.Reconciler:
+    def reconciler(self, patience: float = 5) -> s.Reconciler:
         by_pid = {id(p): p for p in self.programs}
 
         def stamp_then(pid: int) -> str | None:
@@ -248,9 +282,10 @@ class Supervisord:
         return s.Reconciler(
             self,
             "/launch",
-            5,
+            patience,
             stamp_now=lambda _: "new",
             stamp_then=stamp_then,
+            ready=lambda pid: any(p.pid == pid and self.time >= p.since + (p.ready or 0) for p in self.programs),
             sleep=self.sleep,
             clock=lambda: self.time,
         )
@@ -289,6 +324,30 @@ def test_one_is_up_before_the_next_one_goes() -> None:
     daemon.stopProcess = watch  # type: ignore[method-assign]
     daemon.reconciler().reconcile()
     assert seen == [[s.RUNNING, s.RUNNING], [s.RUNNING, s.RUNNING]]
+
+
+@pytest.mark.parametrize(("ready", "states"), [(1, [s.STARTING, s.RUNNING]), (9, [s.RUNNING, s.RUNNING])])
+def test_one_that_says_when_it_is_ready_is_believed(ready: float, states: list[int]) -> None:
+    daemon = Supervisord(*masters(stamp="old", ready=ready))
+    daemon.startsecs = 5.0
+    seen = []
+    stop = daemon.stopProcess
+
+    def watch(name: str, wait: bool) -> None:
+        seen.append(([p.state for p in daemon.programs], daemon.time - daemon.programs[0].since))
+        stop(name, wait)
+
+    daemon.stopProcess = watch  # type: ignore[method-assign]
+    daemon.reconciler(patience=20).reconcile()
+    assert [found[0] for found in seen] == [[s.RUNNING, s.RUNNING], states]
+    assert seen[1][1] == pytest.approx(ready, abs=0.2)
+
+
+def test_one_that_never_gets_ready_ends_the_roll() -> None:
+    daemon = Supervisord(*masters(stamp="old", ready=1000))
+    (error,) = daemon.reconciler().reconcile().errors
+    assert "it is RUNNING but not ready (supervisor_timeout gives it more time). shop:shop_1 still runs" in error
+    assert daemon.said == ["stop shop:shop_0", "start shop:shop_0"]
 
 
 def test_the_first_that_does_not_come_up_ends_the_roll() -> None:

@@ -116,6 +116,8 @@ def test_a_plain_program() -> None:
 def test_watching_puts_the_launcher_in_front() -> None:
     found = options(watch=["/srv/shop/current", "/etc/it's 100%"])
     assert shlex.split(found["command"]) == [LAUNCHER, "/srv/shop/current", "/etc/it's 100%%", "--", "run"]
+    assert shlex.split(options(ready=True)["command"]) == [LAUNCHER, "--ready", "--", "run"]
+    assert shlex.split(options(ready=False)["command"]) == ["run"]
 
 
 def test_several_processes_get_names_of_their_own() -> None:
