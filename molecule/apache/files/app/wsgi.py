@@ -14,7 +14,7 @@ def app(environ, start_response):
     seen = {
         "pid": os.getpid(),
         "uri": environ.get("REQUEST_URI") or environ.get("RAW_URI"),
-        "client": environ["REMOTE_ADDR"],
+        "client": environ.get("HTTP_X_FORWARDED_FOR") or environ["REMOTE_ADDR"],
         "scheme": environ["wsgi.url_scheme"],
         "headers": headers,
         "taken": taken,
