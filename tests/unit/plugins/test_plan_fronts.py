@@ -204,7 +204,8 @@ def test_maintenance_is_refused_where_clients_meet_apache() -> None:
     said = [
         (
             "wsgi_apps_only: app shop has Apache in front where clients come in (host app1); "
-            "only nginx knows maintenance; name the other apps here, put balancers in front of it, or set its front to nginx"
+            "only nginx knows maintenance; "
+            "name the other apps here, put balancers in front of it, or set its front to nginx"
         )
     ]
     assert fleet.maintenance_errors({"wsgi_maintenance": "on"}, plan, now) == said

@@ -164,3 +164,40 @@ def test_everything_wrong_is_said_at_once() -> None:
         "apache_sites[1] (shop): port 8079 is apache_status_port; give that another",
         "apache_sites[1] (shop): server_names: shop.example.com on port 80 is shop's; give it to one site",
     ]
+
+
+@pytest.mark.parametrize(
+    ("size", "number"), [("0", None), ("512", 512), ("8k", 8192), ("10M", 10485760), ("1g", 1 << 30)]
+)
+def test_a_body_has_a_limit_in_bytes(size: str, number: int | None) -> None:
+    text = written({"client_max_body_size": size})["sites-enabled/shop.conf"]
+    assert ("Content-Length" in text) is (number is not None)
+    assert number is None or f"-gt {number}" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ([[502, 504]], {502: "502-504", 503: "502-504", 504: "502-504"}),
+        ([[504]], {502: "504", 503: "504", 504: "504"}),
+        ([[502], [503]], {502: "502", 503: "503"}),
+        ([[413]], {413: "413"}),
+    ],
+)
+def test_pages_are_shown_for_what_apache_says(given: list[list[int]], shown: dict[int, str]) -> None:
+    pages = [{"codes": codes, "content": "x"} for codes in given]
+    found = [
+        line.split()
+        for line in lines(written({"error_pages": pages, "tls": {"mode": "off"}})["sites-enabled/shop.conf"])
+    ]
+    pages_of = {int(line[1]): line[2] for line in found if line[0] == "ErrorDocument"}
+    assert pages_of == {code: f"/.wsgi-fleet/pages/{name}.html" for code, name in shown.items()}
+
+
+def test_a_server_by_tcp_or_by_socket() -> None:
+    for server, url in (
+        ("127.0.0.1:8001", "http://127.0.0.1:8001/"),
+        ("unix:/run/a.sock", "unix:/run/a.sock|http://a-b/"),
+    ):
+        text = written({"name": "a_b", "server": server})["sites-enabled/a_b.conf"]
+        assert f'ProxyPass "/" "{url}" nocanon retry=0 disablereuse=On' in text
