@@ -36,9 +36,13 @@ unit: ; @tools/setup
 molecule: setup
 	@tools/scenarios $(role)
 
-bench: setup ## Measure how long fleets take to converge, and what visitors notice of changes, into bench/results/
+bench: setup ## Measure how long runs take, how fast sites are served, what visitors notice of changes and faults
 	@bench/converge.py
 	@bench/changes.py
+	@bench/sites.py
+	@bench/serve.py
+	@bench/tuning.py
+	@bench/faults.py
 
 lock: ## Look for newer tools and write requirements.lock
 	@uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock" --group dev -o requirements.lock

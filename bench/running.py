@@ -15,20 +15,50 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 SUBNET = "10.213.67"
+LOAD = os.getloadavg()[0]  # before we added to it
 RECAP = re.compile(r"^\S+\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 
-# How hosts that live on this machine are made and reached, to be indented as variables of all hosts.
-HOSTS_HERE = f"""\
+
+def key_of(fleet: str) -> Path:
+    """The key that opens the hosts of a fleet."""
+    return ROOT / ".cache" / "ssh" / f"fleet-{fleet}"
+
+
+def hosts_here(fleet: str, subnet: str) -> str:
+    """How hosts that live on this machine are made and reached, to be indented as variables of all hosts."""
+    return f"""\
 sandbox_root: {ROOT}
-sandbox_fleet: bench
-sandbox_subnet: {SUBNET}.0/24
+sandbox_fleet: {fleet}
+sandbox_subnet: {subnet}.0/24
 sandbox_ip: "{{{{ ansible_host }}}}"
 sandbox_suite: trixie
 ansible_user: ansible
-ansible_ssh_private_key_file: {ROOT}/.cache/ssh/fleet-bench
+ansible_ssh_private_key_file: {key_of(fleet)}
 ansible_ssh_host_key_checking: false
 ansible_ssh_common_args: -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR
 """
+
+
+HOSTS_HERE = hosts_here("bench", SUBNET)
+
+
+class Host:
+    """A host of a fleet that was made here, reached as Ansible reaches it."""
+
+    def __init__(self, fleet: str, address: str, work: Path) -> None:
+        self.address = address
+        trusting = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
+        kept = ["ControlMaster=auto", f"ControlPath={work}/%h", "ControlPersist=60"]
+        options = [*trusting, *kept, "ServerAliveInterval=5", "ServerAliveCountMax=2"]
+        self.ssh = ["ssh", "-i", str(key_of(fleet)), *(word for option in options for word in ("-o", option))]
+
+    def run(self, script: str, timeout: float = 300) -> str:
+        """Run a script as root; return what it said, or stop."""
+        command = [*self.ssh, f"ansible@{self.address}", "sudo bash -eu -o pipefail -s"]
+        done = subprocess.run(command, input=script, capture_output=True, text=True, timeout=timeout)
+        if done.returncode:
+            sys.exit(f"{self.address} failed:\n{script[:2000]}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+        return done.stdout
 
 
 @dataclass
@@ -70,7 +100,8 @@ def head(title: str) -> list[str]:
         [ROOT / ".venv/bin/ansible-playbook", "--version"], capture_output=True, text=True, check=True
     ).stdout.splitlines()[0]
     today = datetime.datetime.now(datetime.timezone.utc).date()
-    machine = (
-        f"{version}, Python {platform.python_version()}, {os.cpu_count()} cores for the control node and all hosts."
-    )
-    return [f"# {title} on {today}", "", machine]
+    machine = [
+        f"{version}, Python {platform.python_version()}, {os.cpu_count()} cores for the control node and all hosts.",
+        f"The machine's load before it began: {LOAD:.1f}.",
+    ]
+    return [f"# {title} on {today}", "", *machine]

@@ -18,6 +18,7 @@ WHERE = {
     "bad": ("127.0.0.1", 9103),
     "six": ("::1", 9104),
     "socket": "/run/backend.sock",
+    "second": "/run/backend-second.sock",
 }
 NAME = sys.argv[1]
 NUMBER = itertools.count(1)

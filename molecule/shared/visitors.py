@@ -1,10 +1,12 @@
 """Visitors of a site: connections that stay open and ask, GET and POST in turn, until a file appears.
 
-    visitors.py ADDRESS HOST STOP_FILE CONNECTIONS PAUSE [tls]
+    visitors.py ADDRESS HOST STOP_FILE CONNECTIONS PAUSE [tls] [get]
 
-Prints one JSON object: requests, failed (reason: number), retried, answers (first word of the body: number), and the
-percentiles p50, p99, p999 and max of the seconds that an answer took. A connection that the server closed while it was
-idle is opened anew and the request repeated, as every browser does; anything else that is not a 200 counts as failed.
+With `get` they never POST. Prints one JSON object: requests, failed (reason: number), retried, answers (first word of
+the body: number), the percentiles p50, p99, p999 and max of the seconds that an answer took, and when (as time.time()
+has it) the last request failed and the last answer came that took more than a second, or null. A connection that the
+server closed while it was idle is opened anew and the request repeated, as every browser does; anything else that is
+not a 200 counts as failed.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pathlib import Path
 
 BODY = b"x" * 20000
 TIMEOUT = 30
+SLOW = 1
 
 
 class ClosedError(Exception):
@@ -34,13 +37,16 @@ def trusting() -> ssl.SSLContext:
 
 
 class Visitor:
-    def __init__(self, address: str, host: str, pause: float, tls: bool) -> None:
+    def __init__(self, address: str, host: str, pause: float, tls: bool, post: bool) -> None:
         self.address = address
         self.pause = pause
         self.options = {"port": 443, "ssl": trusting(), "server_hostname": host} if tls else {"port": 80}
+        get = f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
         self.requests = [
-            f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode(),
-            f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(BODY)}\r\n\r\n".encode() + BODY,
+            get,
+            get
+            if not post
+            else f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(BODY)}\r\n\r\n".encode() + BODY,
         ]
         self.stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
@@ -71,7 +77,13 @@ class Visitor:
         self.stream = None
 
 
-async def visit(visitor: Visitor, stop: Path, seconds: list[float], failed: Counter, answers: Counter, more: Counter):
+async def visit(
+    visitor: Visitor, stop: Path, seconds: list[float], failed: Counter, answers: Counter, more: Counter, last: dict
+):
+    def fail(reason: object) -> None:
+        failed[f"{visitor.requests[number % 2][:4].decode().strip()}: {reason}"] += 1
+        last["failure"] = time.time()
+
     number = 0
     while not stop.exists():
         number += 1
@@ -87,13 +99,15 @@ async def visit(visitor: Visitor, stop: Path, seconds: list[float], failed: Coun
                     status, word = await visitor.ask(request)
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
             visitor.leave()
-            failed[f"{'GET' if number % 2 == 0 else 'POST'}: {type(error).__name__}"] += 1
+            fail(type(error).__name__)
             continue
         seconds.append(time.monotonic() - started)
+        if seconds[-1] > SLOW:
+            last["slow"] = time.time()
         if status == 200:
             answers[word] += 1
         else:
-            failed[f"{'GET' if number % 2 == 0 else 'POST'}: {status}"] += 1
+            fail(status)
 
 
 async def main() -> None:
@@ -101,8 +115,10 @@ async def main() -> None:
     connections, pause = int(sys.argv[4]), float(sys.argv[5])
     seconds: list[float] = []
     failed, answers, more = Counter(), Counter(), Counter()
-    visitors = [Visitor(address, host, pause, "tls" in sys.argv[6:]) for _ in range(connections)]
-    await asyncio.gather(*[visit(visitor, stop, seconds, failed, answers, more) for visitor in visitors])
+    last: dict[str, float] = {}
+    tls, post = "tls" in sys.argv[6:], "get" not in sys.argv[6:]
+    visitors = [Visitor(address, host, pause, tls, post) for _ in range(connections)]
+    await asyncio.gather(*[visit(visitor, stop, seconds, failed, answers, more, last) for visitor in visitors])
     seconds.sort()
     shares = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "max": 1}
     print(
@@ -112,6 +128,8 @@ async def main() -> None:
                 "failed": failed,
                 "retried": more["retried"],
                 "answers": answers,
+                "last_failure": last.get("failure"),
+                "last_slow": last.get("slow"),
                 **{name: round(seconds[int(share * (len(seconds) - 1))], 4) for name, share in shares.items()},
             }
         )

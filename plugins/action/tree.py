@@ -28,6 +28,19 @@ def source_problems(files: list[dict[str, Any]]) -> list[str]:
     return found
 
 
+def trailing_newlines(text: str) -> int:
+    """How many newlines a text ends with."""
+    return len(text) - len(text.rstrip("\n"))
+
+
+def includable(source: str, content: str, paths: list[Path]) -> bool:
+    """Whether including a template by its name gives what its text gives: it is what is found, and has no settings."""
+    found = next((path / Path(source).name for path in paths if (path / Path(source).name).is_file()), None)
+    if found is None or not found.samefile(source) or content.startswith("#jinja2:"):
+        return False
+    return found.read_text() == content and '"' not in found.name  # else it is encrypted
+
+
 class ActionModule(ActionBase):  # type: ignore[misc]
     def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
         """Check, render, pack, and hand over."""
@@ -40,6 +53,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if problems:
             raise AnsibleActionFail("; ".join(problems))
 
+        # one for each source: a template's environment keeps what it has compiled
+        self._templars: dict[str, tuple[Any, bool]] = {}
         contents = [self._content(request["name"], file, task_vars) for file in request["files"]]
         digest = tree.tree_digest(request["files"], contents)
         arguments = {
@@ -79,7 +94,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _render(self, name: str, file: dict[str, Any], task_vars: dict[str, Any]) -> str:
         """As ansible.builtin.template does, which offers no way to have the text."""
         source = self._find_needle("templates", file["template"])
-        search = [*task_vars.get("ansible_search_path", []), self._loader.get_basedir(), Path(source).parent]
         role = f"{self._task._role.get_name()}/" if self._task._role else ""
         variables = {
             "ansible_managed": f"Managed by wsgi.fleet ({role}{name}). Changes here are lost.",
@@ -87,13 +101,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             **file["vars"],
             "tree_digest": tree.DIGEST_TOKEN,  # the text must be complete before it can be digested
         }
-        templar = self._templar.copy_with_new_env(
-            searchpath=[str(path) for directory in search for path in (Path(directory, "templates"), directory)],
-            available_variables=variables,
-        )
-        text = templar.template(
-            trust_as_template(self._loader.get_text_file_contents(source)),
-            escape_backslashes=False,
-            overrides={"trim_blocks": True},
-        )
-        return "" if text is None else str(text)
+        content = self._loader.get_text_file_contents(source)
+        if source not in self._templars:
+            search = [*task_vars.get("ansible_search_path", []), self._loader.get_basedir(), Path(source).parent]
+            paths = [path for directory in search for path in (Path(directory, "templates"), Path(directory))]
+            templar = self._templar.copy_with_new_env(searchpath=[str(path) for path in paths])
+            self._templars[source] = templar, includable(source, content, paths)
+        templar, can_include = self._templars[source]
+        templar.available_variables = variables
+        # What is included is compiled once for all files; a text, each time, which is most of the work of hundreds.
+        text = f'{{% include "{Path(source).name}" %}}' if can_include else content
+        rendered = templar.template(trust_as_template(text), escape_backslashes=False, overrides={"trim_blocks": True})
+        made = "" if rendered is None else str(rendered)
+        # Jinja leaves out the newline at the end, Ansible puts it back where it was its own text.
+        missing = trailing_newlines(content) - trailing_newlines(made)
+        return made + "\n" * max(0, missing) if can_include else made

@@ -12,7 +12,7 @@ description:
   - Says all that is wrong at once.
 version_added: 0.1.0
 author: The wsgi.fleet maintainers
-positional: status_port, self_signed_days, system, systems
+positional: status_port, self_signed_days, system, systems, peers
 options:
   _input:
     description: Records as C(nginx_sites) of the role P(wsgi.fleet.nginx#role) has them, with all defaults filled in.
@@ -36,6 +36,11 @@ options:
     type: list
     elements: str
     required: true
+  peers:
+    description: Other hosts that are asked for answers to ACME servers, as C(nginx_challenges) of the role has them.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -56,10 +61,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 from ansible_collections.wsgi.fleet.plugins.module_utils.plan import site_options
+from ansible_collections.wsgi.fleet.plugins.module_utils.plan.origins import pattern_problem
 
 LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 HOST = re.compile(rf"(?=.{{1,253}}$)(\*\.)?({LABEL})(\.{LABEL})*")
+# one with a dot: nginx knows no search domains
+NAMED = re.compile(rf"(?=.{{1,253}}:)({LABEL}\.)+[A-Za-z]({LABEL})?:\d{{1,5}}")
 ADDRESS = re.compile(r"(unix:/[A-Za-z0-9_./@-]+|\d{1,3}(\.\d{1,3}){3}:\d{1,5}|\[[0-9A-Fa-f:.]+\]:\d{1,5})")
 SIZE = re.compile(r"\d+[kKmMgG]?")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([A-Za-z0-9.:_\[\]-]+|\*(\.[a-z0-9-]+){2,}(:\d{1,5})?)")
@@ -70,7 +78,13 @@ HEADER = re.compile(r"([A-Za-z0-9_-]+|\*)")
 
 PORTS = (1, 65535)
 SECONDS = (1, 86400)
-SERVER_RANGES = {"weight": (1, 1, 65535), "max_fails": (1, 0, 65535), "fail_timeout": (10, *SECONDS)}  # default, range
+# default, range
+SERVER_RANGES = {
+    "weight": (1, 1, 65535),
+    "max_conns": (0, 0, 65535),
+    "max_fails": (1, 0, 65535),
+    "fail_timeout": (10, *SECONDS),
+}
 NO_BACKUP = ("ip_hash", "random_two", "hash")  # ways to balance
 
 
@@ -122,11 +136,20 @@ def upstream_problems(upstream: Mapping[str, Any]) -> Iterator[str]:
     """Servers that cannot be asked."""
     if not upstream["servers"]:
         yield "upstream.servers: none given; give at least one address"
+    seen: set[str] = set()
     for index, server in enumerate(upstream["servers"]):
         at = f"upstream.servers[{index}]"
         address = server["address"]
         if not fits(ADDRESS, address):
-            yield f"{at}.address: {address} is none; give unix:/path, 192.0.2.11:8000 or [2001:db8::11]:8000"
+            if not fits(NAMED, address):
+                yield (
+                    f"{at}.address: {address} is none; give unix:/path, 192.0.2.11:8000, [2001:db8::11]:8000, "
+                    "or a whole name with its port, app.example.com:8000"
+                )
+            yield from named_problems(at, server, upstream)
+        elif address in seen:
+            yield f"{at}.address: {address} is given twice; give it once, with a weight"
+        seen.add(address)
         for key, (default, low, high) in SERVER_RANGES.items():
             yield from out_of_range(f"{at}.{key}", server.get(key, default), low, high)
         if server.get("backup") and upstream["balance"] in NO_BACKUP:
@@ -136,6 +159,17 @@ def upstream_problems(upstream: Mapping[str, Any]) -> Iterator[str]:
             )
     yield from out_of_range("upstream.keepalive", upstream["keepalive"], 0, 65535)
     yield from out_of_range("upstream.keepalive_timeout", upstream["keepalive_timeout"], *SECONDS)
+
+
+def named_problems(at: str, server: Mapping[str, Any], upstream: Mapping[str, Any]) -> Iterator[str]:
+    """What cannot be said of a server that is looked up by its name while nginx runs."""
+    said = [key for key in ("weight", "backup", "max_conns", "max_fails", "fail_timeout") if server.get(key)]
+    if len(upstream["servers"]) > 1:
+        yield f"{at}.address: {server['address']} is looked up while nginx runs, and so must be the only server"
+    elif said:
+        yield f"{at}.{said[0]}: is of no use with a name, which is looked up while nginx runs; leave it out"
+    elif upstream["balance"] not in ("least_conn", "round_robin"):
+        yield f"upstream.balance: {upstream['balance']} needs addresses; a name is looked up while nginx runs"
 
 
 def cors_problems(cors: Mapping[str, Any]) -> Iterator[str]:
@@ -150,6 +184,13 @@ def cors_problems(cors: Mapping[str, Any]) -> Iterator[str]:
             yield (
                 f"cors.origins: {origin} is no origin; give scheme, host and port only, like https://app.example.com"
             )
+    patterns = cors.get("origin_patterns") or ()
+    if "*" in origins and patterns:
+        yield "cors.origin_patterns: is of no use with the origin *; leave one of them out"
+    for pattern in patterns:
+        problem = pattern_problem(str(pattern), cors["credentials"])
+        if problem:
+            yield f"cors.origin_patterns: {pattern} {problem}"
     for key, form in (("methods", TOKEN), ("headers", HEADER), ("expose_headers", HEADER)):
         for word in cors[key]:
             if not fits(form, word):
@@ -245,9 +286,13 @@ def nginx_problems(
     self_signed_days: int,
     system: Optional[str],
     systems: Sequence[str],
+    peers: Sequence[str] = (),
 ) -> list[str]:
     """See DOCUMENTATION."""
     problems = []
+    for peer in peers:
+        if not fits(ADDRESS, peer) or str(peer).startswith("unix:"):
+            problems.append(f"nginx_challenges.peers: {peer} is no address with a port; give one like 192.0.2.12:80")
     if system is None or system not in systems:
         named = "an unknown system: gather facts first" if system is None else system
         problems.append(f"this role knows {', '.join(systems)}, not {named}")

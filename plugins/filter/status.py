@@ -13,6 +13,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
+            "backend_probes": _status.backend_probes,
             "edge_probes": _status.edge_probes,
             "inner_probes": _status.inner_probes,
             "status_rows": _status.status_rows,

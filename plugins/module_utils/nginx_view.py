@@ -16,6 +16,8 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.plan import site_option
 
 _VISITOR = "wsgi_visitor"
 _YEAR = 31536000
+# Methods that nginx does not repeat once a request is sent: RFC 9110 does not call them idempotent.
+_ONCE = ("LOCK", "PATCH", "POST")
 _STALE = "error timeout updating http_500 http_502 http_503 http_504"
 Entries = Iterable[tuple[str, str]]
 
@@ -23,6 +25,11 @@ Entries = Iterable[tuple[str, str]]
 def quoted(text: str) -> str:
     """Write a text as one word of nginx's configuration."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def is_name(address: str) -> bool:
+    """Whether a server is given by its name, and neither by an address nor by a socket."""
+    return not re.match(r"unix:|\[|[0-9.]+:", address)
 
 
 def variable(key: str) -> str:
@@ -42,7 +49,8 @@ def view(site: Mapping[str, Any], caches: str, modules: Sequence[str] = ()) -> d
     made = _View(site, caches, modules)
     made.add_cors()
     made.add_headers()
-    balance = made.balance()
+    target = made.target()
+    pools = [] if made.named else made.pools()
     locations = made.locations()
     if site["client_ca"]:
         made.files.append(
@@ -60,7 +68,10 @@ def view(site: Mapping[str, Any], caches: str, modules: Sequence[str] = ()) -> d
         "id": made.id,
         "scheme": made.scheme,
         "http3": http3,
-        "balance": balance,
+        "target": target,
+        "named": made.named,
+        "pools": pools,
+        "cors": made.cors,
         "retry": made.retry(),
         "blocks": made.blocks,
         "zones": made.zones,
@@ -89,6 +100,10 @@ class _View:
         self.headers: list[list[str]] = []
         self.files: list[dict[str, Any]] = []
         self.caches: list[str] = []
+        self.named = is_name(site["upstream"]["servers"][0]["address"])
+        self.limited = any(server.get("max_conns") for server in site["upstream"]["servers"])
+        self.keepalive = site["upstream"]["keepalive"] and not self.limited
+        self.cors = bool(site["cors"]["origins"] or site["cors"]["origin_patterns"])
 
     def block(self, kind: str, source: str, name: str, entries: Entries) -> str:
         """Add a variable that follows from others; return it."""
@@ -103,6 +118,42 @@ class _View:
         return self.block("map", source, name, [*given, *((_EMPTY.get(k, k), v) for k, v in entries.items())])
 
     # its servers
+
+    def target(self) -> str:
+        """Return whom to ask: its servers, or one by its name, which nginx then looks up when it is asked for."""
+        name, upstream = self.site["name"], self.site["upstream"]
+        if self.named:  # in an upstream block, one that does not resolve would keep nginx from starting
+            entries = [("default", quoted(upstream["servers"][0]["address"]))]
+            return f"http://{self.block('map', '$host', 'server', entries)}"
+        if not self.keepalive:
+            return f"http://{name}"
+        entries = [("default", name), *((method, f"{name}.fresh") for method in _ONCE)]
+        return f"http://{self.block('map', '$request_method', 'pool', entries)}"
+
+    def pools(self) -> list[dict[str, Any]]:
+        """Return the upstreams, each with its name and lines.
+
+        A server that ends, or reads its configuration anew, closes the connections that are idle. A request that is on
+        its way over one is lost: others are repeated, but one that must not be goes over a connection of its own.
+        Where such a loss on all servers at once has them all counted as failed, they are asked nevertheless. Neither is
+        for servers that are limited: each upstream counts for itself.
+        """
+        upstream = self.site["upstream"]
+        servers = [_server(server) for server in upstream["servers"]]
+        reserve = any(server.get("backup") for server in upstream["servers"])
+        can = upstream["balance"] in ("round_robin", "least_conn") and not self.limited
+        if len(servers) > 1 and can and not reserve:
+            servers += [_server({**server, "max_fails": 0, "backup": True}) for server in upstream["servers"]]
+        balance = self.balance()
+        lines = [*([balance] if balance else []), *servers]
+        pools = [{"name": self.site["name"], "lines": lines}]
+        if self.keepalive:
+            kept = [f"keepalive {upstream['keepalive']}", f"keepalive_timeout {upstream['keepalive_timeout']}s"]
+            pools = [
+                {"name": self.site["name"], "lines": [*lines, *kept]},
+                {"name": f"{self.site['name']}.fresh", "lines": lines},
+            ]
+        return pools
 
     def balance(self) -> str:
         """Return how a server is chosen."""
@@ -169,11 +220,11 @@ class _View:
     def add_cors(self) -> None:
         """Add what tells browsers which other origins may: the request's, when it is one of them."""
         cors = self.site["cors"]
-        if not cors["origins"]:
+        if not self.cors:
             return
         entries = [("default", '"*"'), ('""', '""')]
         if "*" not in cors["origins"]:
-            entries = [("default", '""'), *map(_origin, cors["origins"])]
+            entries = [("default", '""'), *map(_origin, cors["origins"]), *map(_pattern, cors["origin_patterns"])]
         origin = self.block("map", "$http_origin", "origin", entries)
         credentials, exposed = "true" if cors["credentials"] else "", ", ".join(cors["expose_headers"])
         self.headers += [
@@ -369,6 +420,19 @@ def _burst(limit: Mapping[str, Any]) -> str:
     if not burst:
         return ""
     return f" burst={burst}" + (" nodelay" if delay == burst else f" delay={delay}" if delay else "")
+
+
+def _server(server: Mapping[str, Any]) -> str:
+    conns = server.get("max_conns")
+    return (
+        f"server {server['address']} weight={server.get('weight', 1)}{f' max_conns={conns}' if conns else ''}"
+        f" max_fails={server.get('max_fails', 1)} fail_timeout={server.get('fail_timeout', 10)}s"
+        f"{' backup' if server.get('backup') else ''}"
+    )
+
+
+def _pattern(pattern: str) -> tuple[str, str]:
+    return quoted(f"~^(?:{pattern})$"), "$http_origin"
 
 
 def _origin(origin: str) -> tuple[str, str]:

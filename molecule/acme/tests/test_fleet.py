@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 import urllib.request
 
@@ -64,3 +65,18 @@ def test_status_tells_how_long_certificates_last(play):
     rows = [line.split() for line in said.splitlines() if "https://shop.example.test/" in line]
     for name in ("debian12", "debian13"):
         assert any(row[0] == name and row[4:6] == ["89", "days"] for row in rows), said
+
+
+def test_the_last_certificate_takes_all_else_along(host, play):
+    """An application that says nothing of ACME any more is enough."""
+    source = {"package": "shop", "version": "1.0"}
+    apps = [{"name": "shop", "domains": ["shop.example.test"], "source": source, "callable": "shop:app"}]
+    for first in (True, False):
+        code, said = play("site.yml", "--extra-vars", json.dumps({"wsgi_apps": apps}))
+        assert code == 0, said
+        assert {bool(number) for number in changed(said).values()} == {first}
+    for name in ("debian12", "debian13"):
+        assert not is_issued(served(where(host, name), "shop.example.test"))
+    assert host.run("ls /etc/wsgi-fleet/acme /var/lib/wsgi-fleet/acme/live/shop.pem").stdout.strip() == ""
+    assert "wsgi-fleet-acme" not in host.check_output("systemctl list-timers --all")
+    assert host.run("nginx -t").rc == 0

@@ -82,7 +82,7 @@ def test_sites_come_and_go_without_a_restart(hosts, play):
             assert not host.file("/etc/nginx/sites-enabled/new.conf").exists
             assert not host.file("/etc/nginx/wsgi-fleet/tls/given.key").exists
             assert host.check_output("ls -d /var/lib/nginx/cache_site_*").split() == [
-                f"/var/lib/nginx/cache_site_cached_{name}" for name in ("path_0", "site")
+                f"/var/lib/nginx/cache_site_{name}" for name in ("cached_path_0", "cached_site", "kept_inner_site")
             ]
             assert host.file(theirs).exists
             assert fetch(where(host), "theirs.example.com").text == "theirs"

@@ -39,6 +39,17 @@ def test_new_version_loses_no_request(two, tmp_path):
     assert set(visitors.seen["answers"]) == {"one", "two"}
 
 
+def test_reload_of_nginx_on_all_hosts_loses_no_request(fleet, tmp_path):
+    """It closes connections that balancers have just sent a request over: GET is repeated, POST may not be."""
+    with Visitors(tmp_path, pause=0) as visitors:
+        for _ in range(4):
+            for host in fleet.values():
+                host.check_output("systemctl reload nginx")
+            time.sleep(1)
+    assert visitors.seen["failed"] == {}, visitors.seen
+    assert visitors.seen["requests"] > 1000
+
+
 def test_rollback_goes_to_the_one_before_and_site_stays_there(two, fleet, tmp_path):
     with Visitors(tmp_path) as visitors:
         changes(play("rollback", two))

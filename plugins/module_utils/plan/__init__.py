@@ -34,6 +34,7 @@ from ._projections import (
 from ._record import read_record
 from ._topology import (
     allot_ports,
+    check_acme,
     check_backups,
     check_domains,
     check_hosts,
@@ -121,6 +122,7 @@ def _plan(apps: object, groups: Groups, hostvars: Mapping[str, Any]) -> tuple[di
     check_hosts(layout, hosts, messages)
     check_backups(records, layout, hosts, messages)
     check_fronts(records, layout, messages)
+    check_acme(records, layout, hosts, messages)
     leaving = place(going, groups, messages)
     apache = fronts(layout, known, leaving)
 

@@ -218,16 +218,18 @@ def complete_settings(name: str, version: str, given: dict[str, Any]) -> dict[st
         "max_requests_jitter": given.get("max_requests", 10000) // 10,
         # The heartbeat file in memory: on a disk that stalls, gunicorn would kill healthy workers.
         "worker_tmp_dir": "/dev/shm",  # noqa: S108  # a file without a name, made safely by gunicorn
-        # To supervisor's log file. The peer is nginx, so the client is who nginx says; with the time that it took.
-        "accesslog": "-",
+        # To supervisor's log file. Requests are in nginx's log, with the time that gunicorn took: to write each of them
+        # here too, through supervisord, costs a third of the CPU of a quick answer (bench/results/tuning.md).
         "errorlog": "-",
-        "access_log_format": '%({x-real-ip}i)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" %(L)s',
         # Shown by ps and top where the app's packages have setproctitle.
         "proc_name": name,
         # forwarded_allow_ips stays gunicorn's own: a Unix socket is trusted always, TCP from 127.0.0.1 and ::1.
     }
     if worker_class == "gthread":
         defaults["threads"] = 4
+    if given.get("accesslog"):
+        # The peer is nginx, so the client is who nginx says; with the time that it took.
+        defaults["access_log_format"] = '%({x-real-ip}i)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" %(L)s'
     if "control_socket" not in given and release(version) >= SINCE["control_socket"]:
         # A second way in that nobody here uses, under a home directory that two masters would share.
         defaults["control_socket_disable"] = True

@@ -21,6 +21,7 @@ from ._checks import (
     suggest,
 )
 from ._values import check_domain, check_pem, relative
+from .origins import pattern_problem
 from .site_options import HASH_BY, RETRY, SITE, check_hsts
 
 _SHA256 = r"sha256:[0-9a-f]{64}"
@@ -96,7 +97,17 @@ def check_source(value: object, where: Where) -> dict[str, Any] | None:
 
 def _check_cors(value: object, where: Where) -> dict[str, Any] | None:
     cors = mapping(_CORS)(value, where)
-    if cors and "*" in (cors.get("origins") or []):
+    if cors is None or not isinstance(value, dict):
+        return cors
+    if "origins" not in value and "origin_patterns" not in value:
+        where.at("origins").fail("is missing; give a list of origins, or origin_patterns")
+    for index, pattern in enumerate(cors.get("origin_patterns") or ()):
+        problem = pattern_problem(pattern, bool(cors.get("credentials")))
+        if problem:
+            where.at("origin_patterns").item(index).fail(f"is {show(pattern)}; it {problem}")
+    if "*" in (cors.get("origins") or []):
+        if cors.get("origin_patterns"):
+            where.at("origin_patterns").fail('is of no use with origins "*"; leave one of them out')
         if cors["origins"] != ["*"]:
             where.at("origins").fail('holds "*" and others; give either "*" alone or the exact origins')
         if cors.get("credentials"):
@@ -154,7 +165,8 @@ def _check_size(value: object, where: Where) -> str | None:
 _HEADER = r"[A-Za-z0-9_-]+"
 _SECONDS = integer(1, 86400)
 _CORS: Fields = {
-    "origins": Field(list_of(_check_origin, "a list of origins", empty=False), required="a list of origins"),
+    "origins": Field(list_of(_check_origin, "a list of origins", empty=False)),
+    "origin_patterns": Field(list_of(string("a regular expression"), "a list of regular expressions", empty=False)),
     "methods": Field(list_of(string("a method such as GET", r"[A-Z]+"), "a list of methods", empty=False)),
     "headers": Field(list_of(string("the name of a header", _HEADER), "a list of header names")),
     "expose_headers": Field(list_of(string("the name of a header", _HEADER), "a list of header names")),
@@ -189,6 +201,7 @@ NGINX: Fields = {
     # With nginx's own 1, one dropped connection on every host in the same seconds takes the whole site down.
     "max_fails": Field(integer(0, 65535), 3),
     "fail_timeout": Field(_SECONDS, 10),
+    "max_conns": Field(integer(1, 65535)),
     "http2": Field(boolean, True),
     "http3": Field(boolean, False),
     "https_redirect": Field(boolean),

@@ -274,7 +274,7 @@ class _Upstreams:
 
     def servers(self, app: dict[str, Any], host: str, own: bool) -> Records:
         """Return the servers of one app, seen from one host: its own socket first."""
-        limits = {key: app["nginx"][key] for key in ("max_fails", "fail_timeout")}
+        limits = {key: app["nginx"][key] for key in ("max_fails", "fail_timeout", "max_conns") if key in app["nginx"]}
         first = [{"address": _socket(app), **limits}] if own else []
         if host not in self._balancers:
             return first
@@ -286,12 +286,12 @@ class _Upstreams:
                 {"address": address, **limits, **self._hosts[name]["share"]}
                 for name in app["hosts"]
                 if name != host
-                for address in _endpoints(self._plan, app, name)
+                for address in endpoints(self._plan, app, name)
             ]
         return first + self._shared[key]
 
 
-def _endpoints(plan: Plan, app: Mapping[str, Any], host: str) -> list[str]:
+def endpoints(plan: Plan, app: Mapping[str, Any], host: str) -> list[str]:
     """Return where balancers reach an app on a host: its nginx, or on Windows without one each instance."""
     known = plan["hosts"][host]
     ports = instance_ports(app) if known.get("windows") and app["front"] == "none" else [known["http_port"]]
@@ -373,10 +373,11 @@ def nginx_challenges(plan: Plan, host: str) -> dict[str, Any]:
     """Return where role nginx finds the answers for an ACME server: on this host, and on others that clients reach."""
     if not acme_certificates(plan, host):
         return {}
+    wanted = {certificate["name"] for certificate in acme_certificates(plan, host)}
     peers = [
-        endpoint(known["address"], HTTP_PORT if known["balancer"] else known["http_port"])
+        endpoint(known["address"], HTTP_PORT)
         for name, known in plan["hosts"].items()
-        if name != host and acme_certificates(plan, name)
+        if name != host and any(other["name"] in wanted for other in acme_certificates(plan, name))
     ]
     return {"directory": f"{_ACME}/challenges", "peers": peers}
 

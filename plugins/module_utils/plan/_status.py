@@ -8,7 +8,7 @@ from typing import Any
 
 from ansible_collections.wsgi.fleet.plugins.module_utils import maintenance
 
-from ._projections import health_request
+from ._projections import endpoints, health_request
 from ._topology import HTTP_PORT, HTTPS_PORT
 
 Plan = Mapping[str, Any]
@@ -44,6 +44,22 @@ def inner_probes(plan: Plan, host: str) -> list[dict[str, Any]]:
     return [_target(plan["apps"][name], "127.0.0.1", known["http_port"]) for name in known["apps"]]
 
 
+def backend_probes(plan: Plan, host: str) -> list[dict[str, Any]]:
+    """Return the targets of module probe that a balancer asks itself: each app on each of its other hosts.
+
+    Their names are those of host and app.
+    """
+    if not plan["hosts"][host]["balancer"]:
+        return []
+    return [
+        {**_target(app, address.strip("[]"), int(port)), "name": f"{name} {app['name']}"}
+        for app in plan["apps"].values()
+        for name in app["hosts"]
+        if name != host
+        for address, _, port in (place.rpartition(":") for place in endpoints(plan, app, name))
+    ]
+
+
 def _target(app: Mapping[str, Any], address: str, port: int) -> dict[str, Any]:
     return {"name": app["name"], "address": address, "port": port, **health_request(app)}
 
@@ -51,11 +67,14 @@ def _target(app: Mapping[str, Any], address: str, port: int) -> dict[str, Any]:
 Answers = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def status_rows(edge: Answers, inner: Answers, looks: Mapping[str, str], now: str) -> list[dict[str, Any]]:
+def status_rows(
+    edge: Answers, inner: Answers, looks: Mapping[str, str], now: str, backends: Answers | None = None
+) -> list[dict[str, Any]]:
     """Return a row for each answer: host, app, release, url, certificate, status, and whether it is good.
 
     `edge` and `inner` are each host's results of module probe. A host's look has lines `APP/current releases/ID`
-    and, where apps are in maintenance, one of JSON that says so.
+    and, where apps are in maintenance, one of JSON that says so. `backends` are what balancers got by `backend_probes`:
+    those that answer well need no row.
     """
     rows = []
     for host, results in edge.items():
@@ -65,10 +84,10 @@ def status_rows(edge: Answers, inner: Answers, looks: Mapping[str, str], now: st
             *((result, closed.get(result["name"])) for result in results),
             *((result, None) for result in inner.get(host, ())),  # clients are turned away at the edge only
         ]:
-            status, milliseconds = result["status"], round(result["seconds"] * 1000)
+            status = result["status"]
             lasts = entry is not None and not maintenance.is_over(entry, time)
             note = ("maintenance " if lasts else "maintenance is over, ") + maintenance.describe(entry) if entry else ""
-            text = f"{status} in {milliseconds} ms" if status else f"no answer: {result['error']}"
+            text = _said(result)
             rows.append(
                 {
                     "host": host,
@@ -80,7 +99,29 @@ def status_rows(edge: Answers, inner: Answers, looks: Mapping[str, str], now: st
                     "good": (result["good"] or (lasts and status == 503)) and result.get("days_left", 0) >= 0,
                 }
             )
+    for balancer, results in (backends or {}).items():
+        for result in results:
+            if not result["good"]:
+                host, app = result["name"].split(" ")
+                rows.append(
+                    {
+                        "host": host,
+                        "app": app,
+                        "release": _read_look(looks.get(host, ""))[0].get(app, "-"),
+                        "url": result["url"],
+                        "certificate": "-",
+                        "status": f"asked by {balancer}: {_said(result)}",
+                        "good": False,
+                    }
+                )
     return rows
+
+
+def _said(result: Mapping[str, Any]) -> str:
+    """Say what came back, and after which time."""
+    if not result["status"]:
+        return f"no answer: {result['error']}"
+    return f"{result['status']} in {round(result['seconds'] * 1000)} ms"
 
 
 def _lasts(days: int | None) -> str:

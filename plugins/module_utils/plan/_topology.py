@@ -217,6 +217,42 @@ def _check_http_port(name: str, host: Host, layout: Layout, where: Where) -> Non
         )
 
 
+def check_acme(
+    records: Sequence[dict[str, Any]], layout: Layout, hosts: Mapping[str, Host], messages: list[str]
+) -> None:
+    """Check that an ACME server reaches the hosts that clients reach on port 80, and these each other."""
+    told: set[str] = set()
+    for record in records:
+        nginx, name = record["nginx"] or {}, record["name"]
+        if (nginx.get("tls") or {}).get("mode") != "acme":
+            continue
+        edge = layout.balancers or [host for host in layout.apps[name] if host not in layout.windows]
+        if not layout.balancers:
+            for host in edge:
+                before = len(messages)
+                if host not in told:
+                    _check_asked(name, host, edge, layout, hosts[host], Where(messages, f"host {host}"))
+                if len(messages) > before:
+                    told.add(host)
+        if len(edge) > 1 and nginx.get("proxy_protocol"):
+            Where(messages, f"app {name}", "nginx.proxy_protocol").fail(
+                f"is true with tls acme on {', '.join(edge)}: an ACME server may ask any of them, which then asks the "
+                "others, but these take the PROXY protocol only. Give tls files, or let who is in front say the client "
+                "by X-Forwarded-For (trusted_proxies alone)"
+            )
+
+
+def _check_asked(app: str, name: str, edge: Sequence[str], layout: Layout, host: Host, where: Where) -> None:
+    port = http_port(name, host, layout)
+    if port != HTTP_PORT:
+        where.at("wsgi_http_port").fail(
+            f"is {port}, but an ACME server asks on port {HTTP_PORT} whether app {app}'s names lead here; "
+            "leave it out, or give the app nginx.tls files"
+        )
+    elif len(edge) > 1:
+        _check_address(host.address, f"at which {next(other for other in edge if other != name)} reaches it", where)
+
+
 def check_backups(
     records: Sequence[dict[str, Any]], layout: Layout, hosts: Mapping[str, Host], messages: list[str]
 ) -> None:

@@ -49,6 +49,14 @@ def check_windows(
             where.at("nginx.tls").fail(
                 "is self_signed, for which Windows hosts have no certificate; give mode files or off"
             )
+        if (
+            record["front"] == "nginx"
+            and not layout.balancers
+            and (record["nginx"].get("cors") or {}).get("origin_patterns")
+        ):
+            where.at("nginx.cors.origin_patterns").fail(
+                f"are for Linux hosts only, but clients reach {running[record['name']][0]}; give origins"
+            )
         if isinstance(record.get("port"), int):
             ports[record["name"]] = record["port"]
             _take(record, record["port"], running[record["name"]], taken, where.at("port"))

@@ -1,10 +1,12 @@
 #!/bin/sh
 # Prepares what cannot come from the controller, and says in one line of JSON what the host is like:
 # is nginx installed, which version (or which would be), is there IPv6, which self-signed certificate there is,
-# does systemd start nginx at boot, which configuration does the running one say that it has, what is in maintenance, which modules and caches there are,
-# and which web servers of ours have to give way.
+# does systemd start nginx at boot, which configuration does the running one say that it has, what is in maintenance, which modules and caches there are, which name
+# servers, and which web servers of ours have to give way.
 #
-# host.sh check|apply PACKAGES CONFIGURATION LOGS LOG_OWNER CERTIFICATE DAYS STATUS_PORT CACHES RIVALS [SITE...] -- [HOST_FILE...] -- [SERVER_NAME...]
+# Ends with an error, and has done nothing, when nginx comes from elsewhere than it should.
+#
+# host.sh check|apply PACKAGES CONFIGURATION LOGS LOG_OWNER CERTIFICATE DAYS STATUS_PORT CACHES SOURCE LOOK_FOR RIVALS [SITE...] -- [HOST_FILE...] -- [SERVER_NAME...]
 #
 # Needs the functions of shared.sh, which is read before it.
 set -eu
@@ -13,14 +15,33 @@ export LC_ALL=C
 
 mode=$1 packages=$2 configuration=$3 logs=$4 log_owner=$5 certificate=$6 days=$7 status_port=$8 cached=$9
 shift 9
-rivals=$(look_at_rivals "$1")
-shift
+source=$1 look_for=$2
+rivals=$(look_at_rivals "$3")
+shift 3
 changed=false
+
+has_package() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
 installed=true
 for package in $packages; do
-    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || installed=false
+    has_package "$package" || installed=false
 done
+
+# Debian's nginx is two packages, nginx.org's is one.
+if has_package nginx; then
+    is=nginx.org
+    ! has_package nginx-common || is=distribution
+    if [ "$is" != "$source" ]; then
+        cat >&2 <<END
+The nginx of this host is that of $is, but nginx_package is $source; nothing was changed. The one takes the place of the other
+with the sites down for a while, so that is yours to begin: take the host out of service, remove what it has
+(apt-get remove nginx nginx-common), and run this again. Or set nginx_package to $is.
+END
+        exit 1
+    fi
+fi
+found=false
+[ -z "$look_for" ] || [ ! -e "$look_for" ] || found=true
 
 about=$(nginx -V 2>&1 || :)
 version=$(printf '%s\n' "$about" | sed -n 's|^nginx version: nginx/\([0-9.]*\).*|\1|p')
@@ -37,12 +58,19 @@ ipv6=false
 ! grep -q . /proc/net/if_inet6 2>/dev/null || ipv6=true
 
 # The package starts nginx with a welcome page on IPv4 and IPv6, which fails the installation where there is no IPv6.
-# It adds that page only where sites-enabled/default does not exist.
-default=$configuration/sites-enabled/default
-if [ "$mode" = apply ] && [ "$installed" = false ] && [ ! -e "$default" ] && [ ! -L "$default" ]; then
-    install -d -m 0755 "${default%/*}"
-    install -m 0644 /dev/null "$default"
+# It adds that page only where sites-enabled/default does not exist; nginx.org's is conf.d/default.conf.
+for default in "$configuration/sites-enabled/default" "$configuration/conf.d/default.conf"; do
+    [ "$source" = nginx.org ] || [ "${default##*/}" = default ] || continue
+    if [ "$mode" = apply ] && [ "$installed" = false ] && [ ! -e "$default" ] && [ ! -L "$default" ]; then
+        install -d -m 0755 "${default%/*}"
+        install -m 0644 /dev/null "$default"
+        changed=true
+    fi
+done
+# a directory of Debian's package
+if [ "$source" = nginx.org ] && [ ! -d "$cached" ]; then
     changed=true
+    [ "$mode" = check ] || install -d -m 0755 "$cached"
 fi
 
 # nginx would make its logs readable by everybody on the host. logrotate makes them so; here they begin so.
@@ -82,9 +110,13 @@ running=$(timeout 5 bash -c "$ask" "$status_port" 2>/dev/null | tail -n 1 | grep
 in_maintenance=$(sed -n 's/^\([a-z][a-z0-9_-]*\) .*; # \(since [0-9TZ: until-]*\)$/\1 \2/p' \
     "$configuration"/wsgi-fleet/maintenance/*.map 2>/dev/null | paste -s -d , | sed 's/,/, /g')
 
+# those that the host itself asks, as nginx writes them; one that belongs to an interface is none for nginx
+resolvers=$(sed -n 's/^nameserver  *\([0-9.]*\) *$/ "\1",/p; s/^nameserver  *\([0-9A-Fa-f:]*:[0-9A-Fa-f:.]*\) *$/ "[\1]",/p' \
+    /etc/resolv.conf 2>/dev/null || :)
+
 # of all sites that were cached, those of today included
 caches=$(find "$cached" -mindepth 1 -maxdepth 1 -type d -name 'cache_site_*' -printf ' "%f",' 2>/dev/null || :)
 
-printf '{"changed": %s, "installed": %s, "version": "%s", "openssl": "%s", "stand_ins": %s, "ipv6": %s, "certificate": "%s", "enabled": %s, "running": "%s", "maintenance": "%s", "modules": [%s], "caches": [%s], "rivals": [%s]}\n' \
+printf '{"changed": %s, "installed": %s, "version": "%s", "openssl": "%s", "stand_ins": %s, "ipv6": %s, "certificate": "%s", "enabled": %s, "running": "%s", "maintenance": "%s", "modules": [%s], "caches": [%s], "resolvers": [%s], "found": %s, "rivals": [%s]}\n' \
     "$changed" "$installed" "$version" "$openssl" "$stand_ins" "$ipv6" "$fingerprint" "$enabled" "$running" "$in_maintenance" \
-    "${modules%,}" "${caches%,}" "${rivals%,}"
+    "${modules%,}" "${caches%,}" "$(printf '%s' "${resolvers%,}" | tr -d '\n')" "$found" "${rivals%,}"

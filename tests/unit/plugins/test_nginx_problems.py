@@ -44,6 +44,7 @@ SITE: dict[str, Any] = {
     "proxy_read_timeout": 60,
     "cors": {
         "origins": [],
+        "origin_patterns": [],
         "methods": ["GET"],
         "headers": [],
         "expose_headers": [],
@@ -82,7 +83,7 @@ def test_right_records_are_taken() -> None:
             "servers": [
                 {"address": "unix:/run/wsgi-fleet/shop.sock", "weight": 3},
                 {"address": "192.0.2.11:80", "backup": True},
-                {"address": "[2001:db8::11]:8000", "max_fails": 0},
+                {"address": "[2001:db8::11]:8000", "max_fails": 0, "max_conns": 100},
             ],
             "balance": "round_robin",
         },
@@ -99,6 +100,7 @@ def test_right_records_are_taken() -> None:
 
 AT = "nginx_sites[0] (shop): "
 NETWORK = "must be an address or a network such as 192.0.2.0/24 or 2001:db8::/32"
+ADDRESSES = "give unix:/path, 192.0.2.11:8000, [2001:db8::11]:8000, or a whole name with its port, app.example.com:8000"
 WRONG: list[tuple[dict[str, Any], str]] = [
     (
         {"name": "Shop"},
@@ -131,13 +133,38 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     ({"upstream": {"servers": []}}, AT + "upstream.servers: none given; give at least one address"),
     (
-        {"upstream": {"servers": [{"address": "app1.example.com:80"}]}},
-        AT + "upstream.servers[0].address: app1.example.com:80 is none; "
-        "give unix:/path, 192.0.2.11:8000 or [2001:db8::11]:8000",
+        {"upstream": {"servers": [{"address": "app1:80"}]}},
+        AT + "upstream.servers[0].address: app1:80 is none; " + ADDRESSES,
+    ),
+    (
+        {"upstream": {"servers": [{"address": "app1.example.com"}]}},
+        AT + "upstream.servers[0].address: app1.example.com is none; " + ADDRESSES,
+    ),
+    (
+        {"upstream": {"servers": [{"address": "app1.example.com:80", "max_conns": 5}]}},
+        AT
+        + "upstream.servers[0].max_conns: is of no use with a name, which is looked up while nginx runs; leave it out",
+    ),
+    (
+        {"upstream": {"servers": [{"address": "app1.example.com:80"}], "balance": "ip_hash"}},
+        AT + "upstream.balance: ip_hash needs addresses; a name is looked up while nginx runs",
+    ),
+    (
+        {"upstream": {"servers": [{"address": "192.0.2.1:80"}, {"address": "app1.example.com:80"}]}},
+        AT + "upstream.servers[1].address: app1.example.com:80 is looked up while nginx runs, "
+        "and so must be the only server",
+    ),
+    (
+        {"upstream": {"servers": [{"address": "192.0.2.1:80"}, {"address": "192.0.2.1:80"}]}},
+        AT + "upstream.servers[1].address: 192.0.2.1:80 is given twice; give it once, with a weight",
+    ),
+    (
+        {"upstream": {"servers": [{"address": "192.0.2.1:80", "max_conns": -1}]}},
+        AT + "upstream.servers[0].max_conns: -1 is out of range; give 0 to 65535",
     ),
     (
         {"upstream": {"servers": [{"address": "192.0.2.1"}]}},
-        AT + "upstream.servers[0].address: 192.0.2.1 is none; give unix:/path, 192.0.2.11:8000 or [2001:db8::11]:8000",
+        AT + "upstream.servers[0].address: 192.0.2.1 is none; " + ADDRESSES,
     ),
     (
         {"upstream": {"servers": [{"address": "192.0.2.1:80", "weight": 0}]}},
@@ -169,6 +196,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (
         {"cors": {"origins": ["*"], "credentials": True}},
         AT + "cors: credentials with the origin * would give every page its visitors' accounts; list the origins",
+    ),
+    (
+        {"cors": {"origins": ["*"], "origin_patterns": [r"https://a\.example"]}},
+        AT + "cors.origin_patterns: is of no use with the origin *; leave one of them out",
+    ),
+    (
+        {"cors": {"origin_patterns": ["https://a.*"]}},
+        AT + "cors.origin_patterns: https://a.* has a . that stands for any character; "
+        r"write \. for a dot, and [a-z0-9-]+ for a part of a name",
     ),
     ({"cors": {"origins": ["*", "https://a.example"]}}, AT + "cors.origins: * is every origin; give it alone"),
     (
@@ -222,6 +258,22 @@ def test_sites_that_get_in_each_others_way_are_refused() -> None:
 @pytest.mark.parametrize(("family", "named"), [("RedHat", "RedHat"), (None, "an unknown system: gather facts first")])
 def test_other_systems_are_refused(family: str | None, named: str) -> None:
     assert problems(system=family) == [f"this role knows Debian, not {named}"]
+
+
+def test_hosts_that_are_asked_for_challenges_have_addresses() -> None:
+    """A name that does not resolve would keep nginx from starting."""
+    peers = ["192.0.2.12:80", "[2001:db8::12]:80", "app2.example.com:80", "unix:/run/x", "192.0.2.12"]
+    assert nginx_problems([SITE], 8079, 825, "Debian", ["Debian"], peers) == [
+        f"nginx_challenges.peers: {peer} is no address with a port; give one like 192.0.2.12:80" for peer in peers[2:]
+    ]
+
+
+def test_a_server_may_have_a_name() -> None:
+    named = {"servers": [{"address": "shop.svc.example.com:8000"}]}
+    assert (
+        problems(site(upstream=named), site(name="b", server_names=["b"], upstream={**named, "balance": "round_robin"}))
+        == []
+    )
 
 
 def test_the_roles_own_numbers_are_checked() -> None:

@@ -50,7 +50,53 @@ def test_a_site_that_says_nothing_is_one_location() -> None:
     ],
 )
 def test_balance(upstream: dict[str, Any], line: str) -> None:
-    assert view(upstream=upstream)["balance"] == line
+    lines = view(upstream=upstream)["pools"][0]["lines"]
+    assert lines[0] == line if line else lines[0].startswith("server ")
+
+
+TWO = {"servers": [{"address": "192.0.2.1:80", "max_fails": 3, "weight": 2}, {"address": "192.0.2.2:80"}]}
+LINES = [
+    "server 192.0.2.1:80 weight=2 max_fails=3 fail_timeout=10s",
+    "server 192.0.2.2:80 weight=1 max_fails=1 fail_timeout=10s",
+]
+RESERVE = [
+    "server 192.0.2.1:80 weight=2 max_fails=0 fail_timeout=10s backup",
+    "server 192.0.2.2:80 weight=1 max_fails=0 fail_timeout=10s backup",
+]
+
+
+def test_what_must_not_be_repeated_goes_over_a_connection_of_its_own() -> None:
+    made = view(upstream=TWO)
+    kept, fresh = made["pools"]
+    assert (kept["name"], fresh["name"]) == ("a-b", "a-b.fresh")
+    assert kept["lines"][-2:] == ["keepalive 32", "keepalive_timeout 4s"]
+    assert kept["lines"][:-2] == fresh["lines"]
+    entries = maps(made)["map $request_method $site_a_b_pool"]
+    assert entries == ["default a-b", "LOCK a-b.fresh", "PATCH a-b.fresh", "POST a-b.fresh"]
+    assert made["target"] == "http://$site_a_b_pool"
+    limited = {"servers": [{**server, "max_conns": 9} for server in TWO["servers"]]}
+    assert [pool["name"] for pool in view(upstream=limited)["pools"]] == ["a-b"]
+    (only,) = view(upstream={**TWO, "keepalive": 0})["pools"]
+    assert only["lines"] == fresh["lines"]
+
+
+def test_servers_that_all_failed_are_asked_nevertheless() -> None:
+    assert view(upstream={**TWO, "keepalive": 0})["pools"][0]["lines"] == ["least_conn", *LINES, *RESERVE]
+
+
+@pytest.mark.parametrize(
+    "upstream",
+    [
+        {**TWO, "balance": "ip_hash"},
+        {"servers": [TWO["servers"][0], {"address": "192.0.2.2:80", "backup": True}]},
+        {"servers": TWO["servers"][:1]},
+        {"servers": [{"address": "192.0.2.1:80", "max_conns": 9}, {"address": "192.0.2.2:80"}]},
+    ],
+    ids=["nginx has no backup", "there is a reserve", "there is one", "they are limited"],
+)
+def test_no_last_resort(upstream: dict[str, Any]) -> None:
+    lines = view(upstream=upstream)["pools"][0]["lines"]
+    assert len([line for line in lines if line.startswith("server ")]) == len(upstream["servers"])
 
 
 def test_a_request_without_its_key_is_told_apart_by_address() -> None:
@@ -183,3 +229,25 @@ def test_files_that_were_compressed_before_are_served_as_the_host_can() -> None:
         [made] = view(modules, release="/srv/a/current", static=[folder])["static"]
         assert made["lines"] == ["gzip_static on", *(["brotli_static on"] if "brotli_static" in modules else [])]
         assert (made["directory"], made["next"]) == ("/srv/a/current/src/static", "/srv/a/next/src")
+
+
+def test_a_name_is_looked_up_while_nginx_runs() -> None:
+    """As a variable: nginx does not start with a name in an upstream block that does not resolve."""
+    made = view(upstream={"servers": [{"address": "app.example.com:8000"}]})
+    assert (made["target"], made["named"]) == ("http://$site_a_b_server", True)
+    assert maps(made)["map $host $site_a_b_server"] == ['default "app.example.com:8000"']
+    for address in ("unix:/run/a.sock", "192.0.2.1:80", "[2001:db8::1]:80"):
+        made = view(upstream={"servers": [{"address": address}]})
+        assert (made["target"], made["named"]) == ("http://$site_a_b_pool", False)
+
+
+def test_patterns_of_origins_are_for_the_whole_origin() -> None:
+    made = view(cors={"origins": ["https://b.example"], "origin_patterns": [r"https://pr-\d{1,5}\.example\.com"]})
+    assert made["cors"] is True
+    assert maps(made)["map $http_origin $site_a_b_origin"] == [
+        'default ""',
+        '"https://b.example" "https://b.example"',
+        r'"~^(?:https://pr-\\d{1,5}\\.example\\.com)$" $http_origin',
+    ]
+    assert view(cors={"origin_patterns": [r"https://b\.example"]})["cors"] is True
+    assert view()["cors"] is False

@@ -176,9 +176,7 @@ def test_four_keys_are_enough():
         "max_requests": 10000,
         "max_requests_jitter": 1000,
         "worker_tmp_dir": "/dev/shm",
-        "accesslog": "-",
         "errorlog": "-",
-        "access_log_format": '%({x-real-ip}i)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" %(L)s',
         "proc_name": "shop",
         "control_socket_disable": True,
     }
@@ -273,6 +271,9 @@ def test_every_key_arrives():
     }
 
 
+_LOG_FORMAT = '%({x-real-ip}i)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" %(L)s'
+
+
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
@@ -282,6 +283,8 @@ def test_every_key_arrives():
         ({"max_requests": 0}, {"max_requests": 0, "max_requests_jitter": 0}),
         ({"max_requests_jitter": 7}, {"max_requests": 10000, "max_requests_jitter": 7}),
         ({"accesslog": None, "statsd_prefix": ""}, {"accesslog": None, "statsd_prefix": ""}),
+        ({"accesslog": "-"}, {"accesslog": "-", "access_log_format": _LOG_FORMAT}),
+        ({"accesslog": "-", "access_log_format": "%(U)s"}, {"accesslog": "-", "access_log_format": "%(U)s"}),
         ({"control_socket": "/run/x.ctl"}, {"control_socket": "/run/x.ctl"}),
         ({"worker_class": "uvicorn_worker.UvicornWorker"}, {"worker_class": "uvicorn_worker.UvicornWorker"}),
     ],
@@ -291,6 +294,7 @@ def test_gunicorn_settings_are_completed(given, wanted):
     assert settings == settings | wanted
     assert ("threads" in settings) == (settings["worker_class"] == "gthread")
     assert ("control_socket_disable" in settings) == ("control_socket" not in given)
+    assert ("access_log_format" in settings) == bool(given.get("accesslog"))
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,72 @@ def test_http3_needs_its_own_door():
     assert len(fleet.ufw_rules(plan({"http3": True, "tls": {"mode": "off"}}, ["lb1"]), "lb1")) == 1
 
 
+def test_connections_to_a_server_are_limited_where_requests_are_spread():
+    for balancers, host in ((["lb1"], "lb1"), ([], "app1")):
+        servers = sites(plan({"max_conns": 40}, balancers), host)["shop"]["upstream"]["servers"]
+        assert {server["max_conns"] for server in servers} == {40}
+    # behind balancers, it is they who count
+    [server] = sites(plan({"max_conns": 40}, ["lb1"]), "app1")["shop"]["upstream"]["servers"]
+    assert "max_conns" not in server
+
+
+ACME = {"tls": {"mode": "acme"}}
+PROXIED = {**ACME, "proxy_protocol": True, "trusted_proxies": ["198.51.100.7"]}
+MEET = (
+    "app shop: nginx.proxy_protocol: is true with tls acme on lb1, lb2: an ACME server may ask any of them, which then "
+    "asks the others, but these take the PROXY protocol only. Give tls files, or let who is in front say the client by "
+    "X-Forwarded-For (trusted_proxies alone)"
+)
+NAMELESS = (
+    "host app1: address 'app1.example.com' is no IP address; set wsgi_address to the address at which app2 reaches it"
+)
+PORT = (
+    "host app1: wsgi_http_port: is 8080, but an ACME server asks on port 80 whether app shop's names lead here; "
+    "leave it out, or give the app nginx.tls files"
+)
+
+
+@pytest.mark.parametrize(
+    ("nginx", "balancers", "hosts", "messages"),
+    [
+        (ACME, [], {}, []),
+        (ACME, [], {"app1": {"wsgi_http_port": 8080}}, [PORT]),
+        ({}, [], {"app1": {"wsgi_http_port": 8080}}, []),
+        (ACME, ["lb1"], {"app1": {"wsgi_http_port": 8080}}, []),  # clients reach the balancer
+        (
+            ACME,
+            [],
+            {"app1": {"ansible_host": "app1.example.com"}},
+            [NAMELESS],
+        ),
+        ({}, [], {"app1": {"ansible_host": "app1.example.com"}}, []),
+        (PROXIED, ["lb1"], {}, []),  # one host asks itself
+        (
+            PROXIED,
+            ["lb1", "lb2"],
+            {},
+            [MEET],
+        ),
+    ],
+)
+def test_acme_servers_must_reach_the_edge(nginx, balancers, hosts, messages):
+    groups = {"linux_apps": ["app1", "app2"], "balancers": balancers}
+    known = {name: {**HOSTS[name], **hosts.get(name, {})} for name in HOSTS}
+    record = {**copy.deepcopy(SHOP), "domains": ["shop.example.com"], "nginx": nginx}
+    assert fleet.find_errors([record], groups, known) == messages
+
+
+def test_hosts_without_an_application_in_common_do_not_ask_each_other():
+    records = [
+        {**copy.deepcopy(SHOP), "name": name, "domains": [f"{name}.example.com"], "hosts": hosts, "nginx": ACME}
+        for name, hosts in (("shop", ["app1"]), ("api", ["app2"]), ("all", ["app1", "app2"]))
+    ]
+    groups = {"linux_apps": ["app1", "app2"]}
+    apart, together = fleet.make_plan(records[:2], groups, HOSTS), fleet.make_plan(records, groups, HOSTS)
+    assert fleet.nginx_challenges(apart, "app1")["peers"] == []
+    assert fleet.nginx_challenges(together, "app1")["peers"] == ["192.0.2.2:80"]
+
+
 @pytest.mark.parametrize(("weight", "backup"), [(3, True), ("3", "True")], ids=["yaml", "ini"])
 def test_hosts_have_their_share(weight, backup):
     shares = {"app1": {"wsgi_weight": weight}, "app2": {"wsgi_backup": backup}}

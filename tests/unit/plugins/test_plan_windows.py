@@ -128,6 +128,13 @@ def test_tls_and_cors_are_the_edges():
     assert ports == ["80", "443"]
 
 
+def test_patterns_of_origins_are_for_linux():
+    shop = {**SHOP, "front": "nginx", "nginx": {"tls": FILES, "cors": {"origin_patterns": [r"https://a\.example"]}}}
+    assert errors(shop) == []  # the balancer's business
+    with pytest.raises(fleet.PlanError, match="origin_patterns: are for Linux hosts only, but clients reach win1"):
+        make(shop, balancers="")
+
+
 def test_ports_are_found_by_name_alone_and_do_not_meet():
     apps = [{**SHOP, "name": name, "domains": [f"{name}.example.com"]} for name in ("a", "b", "c")]
     apps = [{key: value for key, value in app.items() if key != "port"} for app in apps]

@@ -113,3 +113,40 @@ def test_maintenance_is_shown_and_is_no_fault_of_the_edge(status, until, text, g
 def test_table_aligns_columns():
     rows = [{"host": "app1", "status": 200}, {"host": "a", "status": 5}]
     assert _status.table(rows, ["host", "status"]) == "HOST  STATUS\napp1  200\na     5"
+
+
+def test_balancers_ask_every_server_themselves():
+    hosts = {name: {"ansible_host": f"192.0.2.{n}"} for n, name in enumerate(("lb1", "app1", "app2"), 1)}
+    groups = {"balancers": ["lb1", "app2"], "linux_apps": ["app1", "app2"]}
+    fleet = make_plan([APP, {**APP, "name": "api", "domains": ["api.example.com"], "hosts": ["app1"]}], groups, hosts)
+    asked = {
+        host: [
+            (target["name"], target["address"], target["port"], target["host"])
+            for target in _status.backend_probes(fleet, host)
+        ]
+        for host in hosts
+    }
+    shop, api = ("any.shop.example.com", "api.example.com")
+    assert asked == {
+        "lb1": [
+            ("app1 shop", "192.0.2.2", 80, shop),
+            ("app2 shop", "192.0.2.3", 8080, shop),
+            ("app1 api", "192.0.2.2", 80, api),
+        ],
+        "app2": [("app1 shop", "192.0.2.2", 80, shop), ("app1 api", "192.0.2.2", 80, api)],
+        "app1": [],
+    }
+
+
+def test_servers_that_a_balancer_does_not_reach_are_shown():
+    answer = {"url": "http://shop/", "status": 200, "error": "", "seconds": 0.0123, "good": True}
+    bad = {**answer, "good": False}
+    backends = {
+        "lb1": [{**answer, "name": "app1 shop"}, {**bad, "name": "app2 shop", "status": 0, "error": "timed out"}],
+        "lb2": [{**bad, "name": "app1 shop", "status": 502}],
+    }
+    rows = _status.status_rows({}, {}, {"app2": "shop/current releases/0123"}, NOW, backends)
+    assert [(row["host"], row["app"], row["release"], row["status"], row["good"]) for row in rows] == [
+        ("app2", "shop", "0123", "asked by lb1: no answer: timed out", False),
+        ("app1", "shop", "-", "asked by lb2: 502 in 12 ms", False),
+    ]

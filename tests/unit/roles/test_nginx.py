@@ -31,7 +31,7 @@ SITE: dict[str, Any] = {
 }
 LOOK = {"changed": False, "installed": True, "version": "1.26.3", "ipv6": True, "certificate": "AB12"}
 LOOK |= {"openssl": "3.0.17", "stand_ins": False, "enabled": True, "running": "", "maintenance": ""}
-LOOK |= {"modules": [], "caches": []}
+LOOK |= {"modules": [], "caches": [], "resolvers": ["192.0.2.53"], "found": False}
 
 
 def load(path: str) -> Any:
@@ -285,7 +285,7 @@ def test_the_switch_is_in_every_site_that_has_one() -> None:
         'location = "/a b" {',
         "location = /.wsgi-fleet/maintenance.html {",
     ]
-    assert written.count("proxy_pass http://shop;") == 3
+    assert written.count("proxy_pass http://$site_shop_pool;") == 3
     without = render_site({"maintenance": {"switch": False, "open_paths": ["/healthz"], "page": "x"}})
     assert "maintenance" not in without
     assert "wsgi_fleet_site" not in without
@@ -420,21 +420,84 @@ def host(
     packages: str = "",
     port: int = 1,
     files: Sequence[Path] = (),
+    source: str = "distribution",
+    look_for: str = "",
+    has: str = "none",
 ) -> dict[str, Any]:
+    # what is installed, whatever this machine has
+    query = directory.with_name(f"{directory.name}-bin") / "dpkg-query"
+    query.parent.mkdir(exist_ok=True)
+    query.write_text(f'#!/bin/sh\nfor package; do :; done\ncase " {has} " in *" $package "*) echo installed;; esac\n')
+    query.chmod(0o755)
     (directory / "log").mkdir(exist_ok=True)
     owner = f"{directory.owner()}:{directory.group()}"
     argv = ["sh", "-s", "--", mode, packages, directory / "etc", directory / "log", owner, directory / "tls/pair.pem"]
     program = b"".join((ROLE / "files" / name).read_bytes() for name in ("shared.sh", "host.sh"))
     run = subprocess.run(
-        [*argv, str(days), str(port), directory / "cached", "", "shop", "--", *files, "--", *names],
+        [*argv, str(days), str(port), directory / "cached", source, look_for, "", "shop", "--", *files, "--", *names],
         input=program,
         cwd=directory,  # it makes files: never among ours
+        env={**os.environ, "PATH": f"{query.parent}:{os.environ['PATH']}"},
         check=True,
         capture_output=True,
     )
     answer = json.loads(run.stdout)
     assert isinstance(answer, dict)
     return answer
+
+
+def test_nginx_from_elsewhere_is_not_replaced(tmp_path: Path) -> None:
+    """For that takes the sites down for a while."""
+    ours, theirs = "nginx nginx-common", "nginx"
+    for mode in ("check", "apply"):
+        for has, source in ((ours, "nginx.org"), (theirs, "distribution")):
+            with pytest.raises(subprocess.CalledProcessError) as refused:
+                host(tmp_path, "a.example", mode=mode, has=has, source=source)
+            assert f"but nginx_package is {source}; nothing was changed" in refused.value.stderr.decode()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log"]
+    assert host(tmp_path, has=ours, packages="nginx")["installed"] is True
+    assert host(tmp_path, has=theirs, packages="nginx", source="nginx.org")["installed"] is True
+
+
+@pytest.mark.parametrize(
+    ("source", "pages"), [("distribution", ["default"]), ("nginx.org", ["default", "default.conf"])]
+)
+def test_no_package_begins_with_its_welcome_page(tmp_path: Path, source: str, pages: list[str]) -> None:
+    host(tmp_path, packages="nginx", source=source, mode="check")
+    assert not (tmp_path / "etc").exists()
+    host(tmp_path, packages="nginx", source=source)
+    made = sorted(path for path in (tmp_path / "etc").rglob("*") if path.is_file())
+    assert sorted(path.name for path in made) == pages
+    assert {path.read_text() for path in made} == {""}
+    assert (tmp_path / "cached").is_dir() == (source == "nginx.org")  # Debian's package makes it
+
+
+def test_what_the_playbook_looks_for_is_found(tmp_path: Path) -> None:
+    assert host(tmp_path)["found"] is False
+    assert host(tmp_path, look_for=str(tmp_path / "renew"))["found"] is False
+    (tmp_path / "renew").touch()
+    assert host(tmp_path, look_for=str(tmp_path / "renew"))["found"] is True
+    assert evaluate("nginx_found", [], {"found": True}) is True
+
+
+def test_the_repository_is_pinned() -> None:
+    files = evaluate(
+        "__nginx_repository_files",
+        [],
+        nginx_repository_key="-----BEGIN PGP PUBLIC KEY BLOCK-----\nx\n",
+        ansible_facts={"os_family": "Debian", "distribution_release": "trixie"},
+    )
+    texts = {file["path"]: file["content"] for file in files}
+    source = texts["sources.list.d/wsgi-fleet-nginx.sources"].splitlines()
+    assert "URIs: https://nginx.org/packages/debian" in source
+    assert "Suites: trixie" in source
+    [signed] = [line.split() for line in source if line.startswith("Signed-By")]
+    assert signed[1] == "/etc/apt/keyrings/wsgi-fleet-nginx.asc"
+    assert [len(fingerprint) for fingerprint in signed[2:]] == [40, 40, 40]
+    assert texts["keyrings/wsgi-fleet-nginx.asc"].endswith("BLOCK-----\nx\n")
+    paths = {file["path"] for file in evaluate("__nginx_files", [SITE], nginx_package="nginx.org")}
+    assert "conf.d/default.conf" in paths
+    assert "conf.d/default.conf" not in {file["path"] for file in evaluate("__nginx_files", [SITE])}
 
 
 def test_what_was_cached_and_what_others_have_enabled_is_told(tmp_path: Path) -> None:
