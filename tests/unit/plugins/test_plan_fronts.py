@@ -43,6 +43,7 @@ NOT_DONE: dict[str, Any] = {
     "retry": {"tries": 1},
     "keepalive": 8,
     "max_fails": 5,
+    "max_conns": 50,
     "fail_timeout": 30,
     "http3": True,
     "canonical": "shop.example.com",
