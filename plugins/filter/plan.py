@@ -36,6 +36,7 @@ class FilterModule:
             "plan_errors": fleet.find_errors,
             "members": fleet.members,
             "python_versions": fleet.python_versions,
+            "apache_sites": fleet.apache_sites,
             "app_apps": fleet.app_apps,
             "chosen_apps": fleet.chosen_apps,
             "deploy_blame": fleet.deploy_blame,

@@ -11,6 +11,7 @@ from typing import Any
 
 from ._checks import Where, kind
 from ._deploy import chosen_apps, deploy_blame, deploy_errors, deploy_problems, deploy_report, release_rows
+from ._fronts import APACHE, apache_sites, check_fronts, fronts
 from ._maintenance import maintenance_errors, nginx_maintenance
 from ._programs import check_names
 from ._projections import (
@@ -51,6 +52,7 @@ __all__ = [
     "PlanError",
     "access_logs",
     "acme_certificates",
+    "apache_sites",
     "app_apps",
     "app_removed",
     "chosen_apps",
@@ -121,8 +123,10 @@ def _plan(apps: object, groups: Groups, hostvars: Mapping[str, Any]) -> tuple[di
     windows_ports = check_windows(records, layout, hosts, messages)
     check_hosts(layout, hosts, messages)
     check_backups(records, layout, hosts, messages)
+    check_fronts(records, layout, messages)
     check_acme(records, layout, hosts, messages)
     leaving = place(going, groups, messages)
+    apache = fronts(layout, known, leaving)
 
     running: dict[str, list[str]] = {name: [] for name in hosts}
     for record in records:
@@ -162,6 +166,7 @@ def _plan(apps: object, groups: Groups, hostvars: Mapping[str, Any]) -> tuple[di
                 # Answers balancers other than itself.
                 "inner": bool(running[name] and layout.others(name)),
                 **({"windows": True} if name in layout.windows else {}),
+                **({"front": APACHE} if name in apache else {}),
             }
             for name, host in hosts.items()
         },

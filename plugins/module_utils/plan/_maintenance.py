@@ -81,13 +81,23 @@ def _read(given: object, plan: Plan, now: str) -> tuple[dict[str, Any], list[str
     messages: list[str] = []
     where = Where(messages, "")
     request = read_fields(dict(given) if isinstance(given, Mapping) else {}, _REQUEST, where)
-    refuse_unknown_apps(request.get("wsgi_apps_only") or (), plan["apps"], where.at("wsgi_apps_only"))
+    only = request.get("wsgi_apps_only") or ()
+    refuse_unknown_apps(only, plan["apps"], where.at("wsgi_apps_only"))
     for name, app in plan["apps"].items():
-        facing = [host for host in app["hosts"] if plan["hosts"][host].get("windows") and plan["hosts"][host]["edge"]]
-        if facing and name in (request.get("wsgi_apps_only") or plan["apps"]):
+        facing = [host for host in app["hosts"] if plan["hosts"][host]["edge"]]
+        if only and name not in only:
+            continue
+        windows = next((host for host in facing if plan["hosts"][host].get("windows")), None)
+        apache = next((host for host in facing if plan["hosts"][host].get("front") == "apache"), None)
+        if windows:
             where.at("wsgi_apps_only").fail(
-                f"{show(name)} meets its visitors on {facing[0]}, and Windows hosts have no page to close it with; "
+                f"{show(name)} meets its visitors on {windows}, and Windows hosts have no page to close it with; "
                 "put a balancer in front (group balancers), or name other apps"
+            )
+        if apache:
+            where.at("wsgi_apps_only").fail(
+                f"app {name} has Apache in front where clients come in (host {apache}); only nginx knows maintenance; "
+                "name the other apps here, put balancers in front of it, or set its front to nginx"
             )
     until = request.get("wsgi_maintenance_until")
     if until and until <= now:

@@ -18,10 +18,10 @@ Records = list[dict[str, Any]]
 
 _RUN = "/run/wsgi-fleet"
 _LOG = "/var/log/wsgi-fleet"
-_NGINX_LOG = "/var/log/nginx"
+_FRONT_LOGS = {"nginx": "/var/log/nginx", "apache": "/var/log/apache2"}
 _ROOT = "/srv"
 _ACME = "/var/lib/wsgi-fleet/acme"
-# The group of nginx, which alone may connect to an app's socket.
+# The group of nginx and of Apache, which alone may connect to an app's socket.
 _WEB_GROUP = "www-data"
 # More than a server needs to end gracefully.
 _STOP_MARGIN = 10
@@ -96,8 +96,12 @@ def health_request(app: Mapping[str, Any]) -> dict[str, Any]:
     return {"host": host, "path": app.get("health", "/"), "below": 400 if "health" in app else 500}
 
 
+def _front(known: Mapping[str, Any]) -> str:
+    return str(known.get("front", "nginx"))
+
+
 def live_probes(plan: Plan, host: str, app: Mapping[str, Any]) -> Records:
-    """Return where an app must answer on a host: on its own socket, and through the nginx there."""
+    """Return where an app must answer on a host: on its own socket, and through what stands in front."""
     known = plan["hosts"][host]
     ask = health_request(app)
     own = {"address": "127.0.0.1", "port": app["port"]} if "port" in app else {"socket": f"{_RUN}/{app['name']}.sock"}
@@ -105,7 +109,7 @@ def live_probes(plan: Plan, host: str, app: Mapping[str, Any]) -> Records:
     # A site with TLS is asked for without: that answers, if only with a redirection. In maintenance the front page is
     # closed at the edge, and its 503 is the right answer there.
     front = {
-        "name": "nginx",
+        "name": _front(known),
         "address": "127.0.0.1",
         "port": port,
         **ask,
@@ -407,7 +411,7 @@ def access_logs(plan: Plan, host: str, only: Sequence[str]) -> dict[str, str]:
     """Return the access log of each of these apps, of the requests that this host's own processes answer."""
     known = plan["hosts"][host]
     names = {name: _inner_name(name, known) if known["inner"] else name for name in known["apps"] if name in only}
-    return {name: f"{_NGINX_LOG}/{site}.access.log" for name, site in names.items()}
+    return {name: f"{_FRONT_LOGS[_front(known)]}/{site}.access.log" for name, site in names.items()}
 
 
 def edge_logs(plan: Plan, host: str, only: Sequence[str]) -> dict[str, str]:

@@ -81,7 +81,7 @@ _RECORD: Fields = {
     "masters": Field(integer(1, 8), 2),
     "gunicorn": Field(_gunicorn.check_gunicorn, {"version": _gunicorn.DEFAULT_VERSION, "settings": {}}),
     "waitress": Field(_waitress.check_waitress, _waitress.check_waitress({}, Where([], ""))),
-    "front": Field(choice("nginx", "none"), "none"),
+    "front": Field(choice("nginx", "apache", "none"), "none"),
     "port": Field(_check_port),
     "health": Field(string('a path such as "/healthz"', r"/[!-~]*")),
     "health_timeout": Field(integer(1, 600), 30),
@@ -118,7 +118,7 @@ def read_record(value: object, index: int, messages: list[str]) -> dict[str, Any
     where = Where(messages, label)
     if value.get("state") == "absent":
         read = read_fields(value, _ABSENT, where)
-        return {key: read[key] for key in ("name", "hosts", "state", "keep_data")}
+        return {key: read[key] for key in ("name", "hosts", "state", "keep_data", "front") if key in read}
     record = read_fields(value, _RECORD, where)
     if "keep_data" in value:
         where.at("keep_data").fail("is of use with state absent only; leave it out")

@@ -2,11 +2,13 @@
 # Prepares what cannot come from the controller, and says in one line of JSON what the host is like:
 # is nginx installed, which version (or which would be), is there IPv6, which self-signed certificate there is,
 # does systemd start nginx at boot, which configuration does the running one say that it has, what is in maintenance, which modules and caches there are, which name
-# servers.
+# servers, and which web servers of ours have to give way.
 #
 # Ends with an error, and has done nothing, when nginx comes from elsewhere than it should.
 #
-# host.sh check|apply PACKAGES CONFIGURATION LOGS LOG_OWNER CERTIFICATE DAYS STATUS_PORT CACHES SOURCE LOOK_FOR [SITE...] -- [HOST_FILE...] -- [SERVER_NAME...]
+# host.sh check|apply PACKAGES CONFIGURATION LOGS LOG_OWNER CERTIFICATE DAYS STATUS_PORT CACHES SOURCE LOOK_FOR RIVALS [SITE...] -- [HOST_FILE...] -- [SERVER_NAME...]
+#
+# Needs the functions of shared.sh, which is read before it.
 set -eu
 umask 077
 export LC_ALL=C
@@ -14,7 +16,8 @@ export LC_ALL=C
 mode=$1 packages=$2 configuration=$3 logs=$4 log_owner=$5 certificate=$6 days=$7 status_port=$8 cached=$9
 shift 9
 source=$1 look_for=$2
-shift 2
+rivals=$(look_at_rivals "$3")
+shift 3
 changed=false
 
 has_package() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
@@ -94,62 +97,7 @@ while [ "$1" != -- ]; do
 done
 shift
 
-# Key and certificate are in one file, so that one rename replaces both.
-# Its first line says what it was made for; every reader skips text before the PEM blocks.
-purpose="days: $days names: $*"
-
-is_good() {
-    [ -s "$certificate" ] || return 1
-    IFS= read -r made_for <"$certificate" || return 1
-    [ "$made_for" = "$purpose" ] || return 1
-    left=$((days / 3 < 30 ? days / 3 : 30)) # days before its end at which it is renewed
-    openssl x509 -in "$certificate" -noout -checkend $((left * 86400)) >/dev/null 2>&1 || return 1
-    [ "$(openssl x509 -in "$certificate" -noout -pubkey 2>&1)" = "$(openssl pkey -in "$certificate" -pubout 2>&1)" ]
-}
-
-make() {
-    directory=${certificate%/*}
-    [ -d "$directory" ] || install -d -m 0755 "$directory"
-    rm -rf "$directory"/.new.* # of a run that was killed
-    new=$(mktemp -d "$directory/.new.XXXXXX")
-    trap 'rm -rf "$new"' EXIT
-    {
-        printf '%s\n' '[req]' 'prompt = no' 'distinguished_name = name' 'x509_extensions = usage' \
-            '[name]' 'CN = self-signed by wsgi.fleet' \
-            '[usage]' 'basicConstraints = critical,CA:FALSE' 'keyUsage = critical,digitalSignature' \
-            'extendedKeyUsage = serverAuth' 'subjectAltName = @hosts' '[hosts]'
-        number=0
-        for name in "$@"; do
-            number=$((number + 1))
-            case $name in
-                *[!0-9.]*) printf 'DNS.%d = %s\n' "$number" "$name" ;;
-                *) printf 'IP.%d = %s\n' "$number" "$name" ;;
-            esac
-        done
-    } >"$new/request"
-    openssl req -x509 -config "$new/request" -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days "$days" \
-        -keyout "$new/key" -out "$new/certificate" 2>"$new/messages" || {
-        cat "$new/messages" >&2
-        echo "The self-signed certificate $certificate could not be made. openssl's own words are above." >&2
-        exit 1
-    }
-    { printf '%s\n' "$purpose" && cat "$new/key" "$new/certificate"; } >"$new/pair"
-    sync "$new/pair"
-    mv -f "$new/pair" "$certificate"
-}
-
-fingerprint=
-if [ $# -gt 0 ]; then
-    if ! is_good; then
-        changed=true
-        # a bare host has no openssl yet; this runs again once it has
-        [ "$mode" = check ] || ! command -v openssl >/dev/null || make "$@"
-    fi
-    fingerprint=new
-    ! is_good || fingerprint=$(openssl x509 -in "$certificate" -noout -fingerprint -sha256 | tr -d : | sed 's/.*=//')
-    # the key is nobody's but root's, whatever happened to it
-    [ "$mode" = check ] || [ ! -f "$certificate" ] || chmod 0600 "$certificate"
-fi
+look_at_certificate "$@"
 
 enabled=true
 systemctl --quiet is-enabled nginx.service 2>/dev/null || enabled=false
@@ -169,6 +117,6 @@ resolvers=$(sed -n 's/^nameserver  *\([0-9.]*\) *$/ "\1",/p; s/^nameserver  *\([
 # of all sites that were cached, those of today included
 caches=$(find "$cached" -mindepth 1 -maxdepth 1 -type d -name 'cache_site_*' -printf ' "%f",' 2>/dev/null || :)
 
-printf '{"changed": %s, "installed": %s, "version": "%s", "openssl": "%s", "stand_ins": %s, "ipv6": %s, "certificate": "%s", "enabled": %s, "running": "%s", "maintenance": "%s", "modules": [%s], "caches": [%s], "resolvers": [%s], "found": %s}\n' \
+printf '{"changed": %s, "installed": %s, "version": "%s", "openssl": "%s", "stand_ins": %s, "ipv6": %s, "certificate": "%s", "enabled": %s, "running": "%s", "maintenance": "%s", "modules": [%s], "caches": [%s], "resolvers": [%s], "found": %s, "rivals": [%s]}\n' \
     "$changed" "$installed" "$version" "$openssl" "$stand_ins" "$ipv6" "$fingerprint" "$enabled" "$running" "$in_maintenance" \
-    "${modules%,}" "${caches%,}" "$(printf '%s' "${resolvers%,}" | tr -d '\n')" "$found"
+    "${modules%,}" "${caches%,}" "$(printf '%s' "${resolvers%,}" | tr -d '\n')" "$found" "${rivals%,}"

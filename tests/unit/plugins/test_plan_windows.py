@@ -191,7 +191,13 @@ def test_ports_are_found_by_name_alone_and_do_not_meet():
             {"port": 65535},
             "app shop: port: is 65535, but 2 instances need as many ports up to 65535; choose a lower one",
         ),
-        ({"front": "apache"}, "app shop: front: is 'apache', must be one of nginx, none"),
+        (
+            {"front": "apache"},
+            (
+                "app shop: front: is apache, which is for Linux hosts only, but the app runs on win1; "
+                "take the Windows hosts out of hosts, or set it to nginx or none"
+            ),
+        ),
     ],
 )
 def test_wrong_records_are_refused_in_these_words(change, message):

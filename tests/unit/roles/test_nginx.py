@@ -432,9 +432,9 @@ def host(
     (directory / "log").mkdir(exist_ok=True)
     owner = f"{directory.owner()}:{directory.group()}"
     argv = ["sh", "-s", "--", mode, packages, directory / "etc", directory / "log", owner, directory / "tls/pair.pem"]
-    program = (ROLE / "files/host.sh").read_bytes()
+    program = b"".join((ROLE / "files" / name).read_bytes() for name in ("shared.sh", "host.sh"))
     run = subprocess.run(
-        [*argv, str(days), str(port), directory / "cached", source, look_for, "shop", "--", *files, "--", *names],
+        [*argv, str(days), str(port), directory / "cached", source, look_for, "", "shop", "--", *files, "--", *names],
         input=program,
         cwd=directory,  # it makes files: never among ours
         env={**os.environ, "PATH": f"{query.parent}:{os.environ['PATH']}"},

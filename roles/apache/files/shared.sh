@@ -1,0 +1,1 @@
+../../nginx/files/shared.sh
