@@ -416,7 +416,7 @@ def access_logs(plan: Plan, host: str, only: Sequence[str]) -> dict[str, str]:
 
 def edge_logs(plan: Plan, host: str, only: Sequence[str]) -> dict[str, str]:
     """Return the access log that balancers keep of each of these apps that run on a host."""
-    return {name: f"{_NGINX_LOG}/{name}.access.log" for name in plan["hosts"][host]["apps"] if name in only}
+    return {name: f"{_FRONT_LOGS['nginx']}/{name}.access.log" for name in plan["hosts"][host]["apps"] if name in only}
 
 
 def _inner_site(app: dict[str, Any], known: Mapping[str, Any], trusted: list[str]) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def test_role_apache_is_told_of_a_site_behind_balancers() -> None:
             "tls": {"mode": "off"},
             "trusted_proxies": ["192.0.2.3"],
             "client_max_body_size": "10m",
-            "proxy_connect_timeout": 5,
+            "proxy_connect_timeout": 2,
             "proxy_read_timeout": 35,
             "default_headers": False,
             "error_pages": [],
