@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, Optional, Protocol
 STAMP = "WSGI_FLEET_STAMP"
 READY = "--ready"
 POLL_SECONDS = 0.1
+LAUNCH_SECONDS = 10.0  # that the launch script may take on a busy host
 LOG_BYTES = 4096
 LOG_LINES = 20
 
@@ -484,6 +485,9 @@ class Reconciler:
 
     def _verify(self, process: Process) -> None:
         """A stamp that does not match right after a start would mean a restart in every run."""
+        deadline = self._clock() + LAUNCH_SECONDS
+        while self.stale(process) and self._stamp_then(process.pid) is None and self._clock() < deadline:
+            self._sleep(POLL_SECONDS)
         if self.stale(process):
             paths = ", ".join(process.launch.watch)
             msg = (

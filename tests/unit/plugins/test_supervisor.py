@@ -168,6 +168,7 @@ class Program:
     fails: bool = False  # ends right after every start
     sticks: bool = False  # never ends
     blind: bool = False  # cannot see what it watches
+    late: float = 0.0  # seconds after its start that it has its stamp
     ready: Optional[float] = None  # seconds after its start that it says so
     since: float = 0.0
     pid: int = 100
@@ -277,7 +278,8 @@ class Supervisord:
         by_pid = {id(p): p for p in self.programs}
 
         def stamp_then(pid: int) -> str | None:
-            return next((p.stamp for p in (*by_pid.values(), *self.programs) if p.pid == pid), None)
+            known = (p for p in (*by_pid.values(), *self.programs) if p.pid == pid and self.time >= p.since + p.late)
+            return next((p.stamp for p in known), None)
 
         return s.Reconciler(
             self,
@@ -341,6 +343,12 @@ def test_one_that_says_when_it_is_ready_is_believed(ready: float, states: list[i
     daemon.reconciler(patience=20).reconcile()
     assert [found[0] for found in seen] == [[s.RUNNING, s.RUNNING], states]
     assert seen[1][1] == pytest.approx(ready, abs=0.2)
+
+
+@pytest.mark.parametrize(("late", "errors"), [(3, 0), (30, 1)])
+def test_launcher_may_take_its_time(late: float, errors: int) -> None:
+    daemon = Supervisord(Program("shop", "shop", state=s.STOPPED, late=late))
+    assert len(daemon.reconciler().reconcile().errors) == errors
 
 
 def test_one_that_never_gets_ready_ends_the_roll() -> None:
