@@ -128,10 +128,10 @@ def said(done):
 class Visitors:
     """People on the site meanwhile."""
 
-    def __init__(self, directory, site=SHOP):
+    def __init__(self, directory, site=SHOP, methods="both"):
         self.stop = directory / "stop"
         script = ROOT / "molecule/shared/visitors.py"
-        command = [sys.executable, script, BALANCER, site, self.stop, "20", "0.2"]
+        command = [sys.executable, script, BALANCER, site, self.stop, "20", "0.2", methods]
         self.process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
 
     def __enter__(self):
@@ -311,7 +311,7 @@ def slow_download(port, megabytes):
 
 def test_a_killed_instance_costs_no_request_and_the_next_run_mends_it(tmp_path):
     victim = int(get(SHOP).text.split()[1])
-    with Visitors(tmp_path) as visitors:
+    with Visitors(tmp_path, methods="get") as visitors:  # a POST that a process dies over is not asked for again
         windows(f"import os; os.kill({victim}, 9)")
         time.sleep(3)
     assert visitors.seen["failed"] == {}, visitors.seen
@@ -493,13 +493,17 @@ def test_a_change_of_server_that_fails_leaves_the_old_one_able_to_start():
     done = play("site", "--limit", "app1", web=None, more=[record], shop=BLUE)
     assert done.returncode != 0
     assert "statsd_host" in said(done)
-    ask = ["curl", "-sS", "-H", f"Host: {WEB}", "http://127.0.0.1/"]
+    program = (
+        "from urllib.request import Request, urlopen; "
+        f"print(urlopen(Request('http://127.0.0.1/', headers={{'Host': '{WEB}'}})).read().decode())"
+    )
+    ask = ["python3", "-c", program]
     before = subprocess.run([*app1, *ask], capture_output=True, text=True, check=True).stdout
     supervisorctl = subprocess.run([*app1, "supervisorctl", "restart", "web:*"], capture_output=True, text=True)
     assert supervisorctl.returncode == 0, supervisorctl.stdout + supervisorctl.stderr
 
     def answer():
-        return subprocess.run([*app1, *ask], capture_output=True, text=True, check=True).stdout
+        return subprocess.run([*app1, *ask], capture_output=True, text=True).stdout
 
     after = wait_until(lambda: answer() if answer().startswith("one posix app1") else "", 20, "an answer")
     assert after.split()[3] != before.split()[3]  # another process, of the same release
