@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -123,3 +125,29 @@ def run_playbook(
         text=True,
         timeout=900,
     )
+
+
+class Visitors:
+    """Connections that ask a site for as long as this is open; afterwards `seen` tells what they got.
+
+    `words` are those of visitors.py: tls, get. Those with a pause (seconds) leave the machine some time for others.
+    """
+
+    def __init__(self, directory: Path, address: str, site: str, *words: str, connections: int, pause: float) -> None:
+        self.stop = directory / "stop"
+        self.arguments = [address, site, str(self.stop), str(connections), str(pause), *words]
+        self.seen: dict[str, Any] = {}
+
+    def __enter__(self) -> Visitors:
+        self.stop.unlink(missing_ok=True)
+        command = [sys.executable, str(ROOT / "molecule" / "shared" / "visitors.py"), *self.arguments]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        time.sleep(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        time.sleep(1)
+        self.stop.touch()
+        output, _ = self.process.communicate(timeout=60)
+        self.seen = json.loads(output)
+        print(self.seen)

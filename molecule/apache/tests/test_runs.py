@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import probes
 import pytest
 import testinfra
 import yaml
@@ -69,26 +69,9 @@ def processes(host):
     return set(host.run("pgrep -x apache2 -U root").stdout.split())
 
 
-class Visitors:
-    """Connections that ask as long as this is open; afterwards `seen` tells what they got."""
-
+class Visitors(probes.Visitors):
     def __init__(self, host, directory):
-        self.stop = directory / "stop"
-        self.arguments = [address(host), "shop.example", self.stop, "10", "0.05"]
-
-    def __enter__(self):
-        self.stop.unlink(missing_ok=True)
-        command = [sys.executable, ROOT / "molecule/shared/visitors.py", *self.arguments]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        time.sleep(1)
-        return self
-
-    def __exit__(self, *_):
-        time.sleep(1)
-        self.stop.touch()
-        output, _ = self.process.communicate(timeout=60)
-        self.seen = json.loads(output)
-        print(self.seen)
+        super().__init__(directory, address(host), "shop.example", connections=10, pause=0.05)
 
 
 def test_no_request_is_lost_in_reloads_and_deploys(host, tmp_path):

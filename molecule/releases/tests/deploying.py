@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
-import time
 
+import probes
 from probes import ROOT, ansible_environment, fetch, run_playbook
 
 SCENARIO = ROOT / "molecule" / "releases"
@@ -86,26 +85,6 @@ def live(fleet):
     return {name: host.check_output(show) for name, host in fleet.items()}
 
 
-class Visitors:
-    """Fifty connections that ask as long as this is open; afterwards `seen` tells what they got.
-
-    Those with a pause leave the machine some time for the deploy.
-    """
-
+class Visitors(probes.Visitors):
     def __init__(self, directory, pause=0.5):
-        self.stop = directory / "stop"
-        self.pause = str(pause)
-        self.seen = {}
-
-    def __enter__(self):
-        self.stop.unlink(missing_ok=True)
-        command = [sys.executable, ROOT / "molecule/shared/visitors.py", BALANCER, SITE, self.stop, "50", self.pause]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        time.sleep(1)
-        return self
-
-    def __exit__(self, *_):
-        self.stop.touch()
-        output, _ = self.process.communicate(timeout=60)
-        self.seen = json.loads(output)
-        print(self.seen)
+        super().__init__(directory, BALANCER, SITE, connections=50, pause=pause)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 
+import probes
 import pytest
-from probes import ROOT, fetch, run_as_root, wait_until
+from probes import fetch, run_as_root, wait_until
 
 BALANCER = "10.213.65.10"
 SHOP = "shop.sandbox.example"
@@ -16,36 +15,9 @@ SHOP = "shop.sandbox.example"
 testinfra_hosts = ["ansible://lb1"]
 
 
-class Visitors:
-    """Fifty connections that ask for the front page as long as this is open; afterwards `seen` tells what they got."""
-
+class Visitors(probes.Visitors):
     def __init__(self, directory):
-        self.stop = directory / "stop"
-        self.seen = {}
-
-    def __enter__(self):
-        self.stop.unlink(missing_ok=True)
-        command = [
-            sys.executable,
-            ROOT / "molecule/shared/visitors.py",
-            BALANCER,
-            SHOP,
-            self.stop,
-            "50",
-            "0.1",
-            "tls",
-            "get",
-        ]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        time.sleep(1)
-        return self
-
-    def __exit__(self, *_):
-        time.sleep(1)
-        self.stop.touch()
-        output, _ = self.process.communicate(timeout=60)
-        self.seen = json.loads(output)
-        print(self.seen)
+        super().__init__(directory, BALANCER, SHOP, "tls", "get", connections=50, pause=0.1)
 
 
 @pytest.fixture

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import re
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import probes
 import pytest
 import yaml
 from probes import ROOT, fetch, run_playbook, wait_until
@@ -64,27 +63,9 @@ def live(host):
     return host.check_output("readlink /srv/demo/current; pgrep -u demo | sort; sha256sum /etc/wsgi-fleet/demo/start")
 
 
-class Visitors:
-    """Twenty connections that ask as long as this is open; afterwards `seen` tells what they got."""
-
+class Visitors(probes.Visitors):
     def __init__(self, host, directory):
-        self.stop = directory / "stop"
-        self.arguments = [address(host), "demo.example", self.stop, "20", "0.05"]
-        self.seen = {}
-
-    def __enter__(self):
-        self.stop.unlink(missing_ok=True)
-        command = [sys.executable, ROOT / "molecule/shared/visitors.py", *self.arguments]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        time.sleep(1)
-        return self
-
-    def __exit__(self, *_):
-        time.sleep(1)
-        self.stop.touch()
-        output, _ = self.process.communicate(timeout=60)
-        self.seen = json.loads(output)
-        print(self.seen)
+        super().__init__(directory, address(host), "demo.example", connections=20, pause=0.05)
 
     def met(self):
         """Who answered: waitress-4711 ..."""

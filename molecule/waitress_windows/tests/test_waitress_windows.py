@@ -11,11 +11,11 @@ import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
+import probes
 import pytest
 import yaml
 from probes import ROOT, connects, fetch, run_playbook, wait_until
@@ -125,23 +125,9 @@ def said(done):
     return " ".join((done.stdout + done.stderr).split())
 
 
-class Visitors:
-    """People on the site meanwhile."""
-
+class Visitors(probes.Visitors):
     def __init__(self, directory, site=SHOP, methods="both"):
-        self.stop = directory / "stop"
-        script = ROOT / "molecule/shared/visitors.py"
-        command = [sys.executable, script, BALANCER, site, self.stop, "20", "0.2", methods]
-        self.process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
-
-    def __enter__(self):
-        time.sleep(2)
-        return self
-
-    def __exit__(self, *_):
-        time.sleep(2)
-        self.stop.touch()
-        self.seen = json.loads(self.process.communicate(timeout=60)[0])
+        super().__init__(directory, BALANCER, site, methods, connections=20, pause=0.2)
 
 
 def processes(site=SHOP, number=60):
