@@ -15,8 +15,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 SUBNET = "10.213.67"
-LOAD = os.getloadavg()[0]  # before we added to it
 RECAP = re.compile(r"^\S+\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
+
+
+def busy_cores(seconds: float = 2) -> float:
+    """How many cores of this machine work, on average over some seconds."""
+
+    def idle() -> float:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+        return (int(fields[4]) + int(fields[5])) / os.sysconf("SC_CLK_TCK")  # idle, and waiting for a disk
+
+    before, started = idle(), time.monotonic()
+    time.sleep(seconds)
+    return max(0.0, (os.cpu_count() or 1) - (idle() - before) / (time.monotonic() - started))
+
+
+BUSY = busy_cores()  # before we add to it
 
 
 def key_of(fleet: str) -> Path:
@@ -103,5 +117,5 @@ def head(title: str) -> list[str]:
     machine = (
         f"{version}, Python {platform.python_version()}, {os.cpu_count()} cores for the control node and all hosts."
     )
-    busy = ": others went on. Compare lines, and do not take them for what the machine can do" if LOAD > 1 else ""
-    return [f"# {title} on {today}", "", machine, f"The machine's load before it began was {LOAD:.1f}{busy}."]
+    others = ": others went on. Compare lines, and do not take them for what the machine can do" if BUSY > 0.5 else ""
+    return [f"# {title} on {today}", "", machine, f"Before it began, {BUSY:.1f} cores were busy{others}."]
