@@ -4,6 +4,9 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONPATH :=
 role ?=
+# Anything but nothing: the tests of rare cases too.
+thorough ?=
+export WSGI_FLEET_THOROUGH := $(thorough)
 SANDBOX := -i inventories/sandbox
 # Making hosts takes root on this machine: ask for the password where sudo wants one.
 ASK = $(shell [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null || echo --ask-become-pass)
@@ -22,7 +25,7 @@ demo: setup ## Make a small fleet on this machine, converge it, and ask every si
 demo-down: setup ## Remove the demo's hosts, their network and their keys
 	@ansible-playbook $(ASK) $(SANDBOX) molecule/shared/destroy.yml
 
-test: $(if $(role),,checks) molecule ## Everything; `make test role=nginx` for one scenario
+test: $(if $(role),,checks) molecule ## Lint, unit tests, every scenario; `role=nginx` for one of them, `thorough=1` for rare cases too
 
 checks: setup ## Lint and unit tests, side by side
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint unit

@@ -15,7 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
+
+# For tests of a case that is rare, or whose mechanism another test of the same role shows in less time.
+thorough = pytest.mark.skipif(not os.environ.get("WSGI_FLEET_THOROUGH"), reason="runs with: make test thorough=1")
 
 
 @dataclass

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from deploying import BALANCER, SITE, Visitors, begin, changes, follow, live, play, said, version
-from probes import fetch
+from probes import fetch, thorough
 
 testinfra_hosts = ["ansible://lb1"]
 pytestmark = pytest.mark.usefixtures("fleet")
@@ -30,7 +30,7 @@ def test_deploy_in_which_nothing_changed_does_nothing(one, fleet):
 
 
 def test_new_version_loses_no_request(two, tmp_path):
-    with Visitors(tmp_path, pause=0) as visitors:
+    with Visitors(tmp_path, pause=0.1) as visitors:
         done = play("deploy", two)
     changes(done)
     assert version() == "two"
@@ -87,7 +87,10 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("kind", BROKEN)
+OFTEN = ("does not import", "answers 500", "is well on one host only", "hook after it fails")
+
+
+@pytest.mark.parametrize("kind", [kind if kind in OFTEN else pytest.param(kind, marks=thorough) for kind in BROKEN])
 def test_broken_release_is_never_seen(kind, source, fleet, tmp_path):
     files, more, message = BROKEN[kind]
     before = live(fleet)
@@ -105,6 +108,7 @@ def test_broken_release_is_never_seen(kind, source, fleet, tmp_path):
     ]
 
 
+@thorough
 def test_changed_configuration_goes_back_with_the_release(two, fleet):
     before = live(fleet)
     hooks = {"after_switch": ["false"]}
@@ -144,23 +148,17 @@ def test_second_deploy_is_refused_and_a_dead_one_does_not_stand_in_the_way(two, 
     assert not fleet["app2"].file(lock).exists
 
 
-MOMENTS = [  # test_trouble.py can do it at every step
-    "Make the next releases live",
-    "Run what the configuration says",
-]
-
-
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_deploy_is_mended_by_the_next(moment, source, fleet, tmp_path):
-    directory = source(f"killed-at-{MOMENTS.index(moment)}")
+def test_killed_deploy_is_mended_by_the_next(source, fleet, tmp_path):
+    """In the worst moment: the release is switched, its processes are not. test_trouble.py does it at every task."""
+    directory = source("killed")
     with Visitors(tmp_path) as visitors:
         run = begin("deploy", directory)
-        follow(run, moment)
+        follow(run, "Run what the configuration says")
         time.sleep(0.5)
         run.send_signal(signal.SIGKILL)
         run.wait()
         changes(play("deploy", directory))
-    assert version() == f"killed-at-{MOMENTS.index(moment)}"
+    assert version() == "killed"
     assert visitors.seen["failed"] == {}, visitors.seen
     for host in fleet.values():
         assert json.loads(host.check_output("cat /srv/web/current/state.json"))["verdict"] == "good"

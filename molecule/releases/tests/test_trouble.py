@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -11,7 +10,7 @@ import time
 
 import pytest
 from deploying import Visitors, begin, changes, follow, live, play, said, version
-from probes import connects, run_as_root, wait_until
+from probes import connects, run_as_root, thorough, wait_until
 
 testinfra_hosts = ["ansible://lb1"]
 pytestmark = pytest.mark.usefixtures("fleet")
@@ -49,6 +48,7 @@ def reboot(host):
     host.run("systemd-run sh -c 'sleep 0.5; systemctl reboot'")
 
 
+@thorough
 @pytest.mark.parametrize("trouble", [cut_off, reboot])
 def test_host_that_is_lost_in_the_middle_stops_the_deploy(trouble, source, fleet, tmp_path):
     served = version()
@@ -88,6 +88,7 @@ mount --bind /run/small /srv/web/releases
 """
 
 
+@thorough
 def test_full_disk_on_one_host_stops_the_deploy(source, fleet, tmp_path):
     before = live(fleet)
     served = version()
@@ -111,7 +112,7 @@ def test_full_disk_on_one_host_stops_the_deploy(source, fleet, tmp_path):
     assert version() == "too-much"
 
 
-@pytest.mark.skipif(not os.environ.get("WSGI_FLEET_EVERY_STEP"), reason="takes half an hour: WSGI_FLEET_EVERY_STEP=1")
+@thorough
 def test_deploy_killed_at_each_step_is_mended_by_the_next(source, fleet, tmp_path):
     whole = play("deploy", source("whole"), options={"wsgi_canary_seconds": 0})
     changes(whole)

@@ -7,7 +7,7 @@ import time
 
 import probes
 import pytest
-from probes import fetch, run_as_root, wait_until
+from probes import fetch, run_as_root, thorough, wait_until
 
 BALANCER = "10.213.65.10"
 SHOP = "shop.sandbox.example"
@@ -46,6 +46,7 @@ def test_reloads_of_the_balancer_are_not_noticed(host, tmp_path):
     assert visitors.seen["failed"] == {}, visitors.seen
 
 
+@thorough
 def test_host_that_loses_its_power_fails_no_request(app1, tmp_path):
     with Visitors(tmp_path) as visitors:
         run_as_root("podman", "kill", app1)
