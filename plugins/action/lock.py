@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
+from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 
@@ -30,16 +31,32 @@ def started(pid: int) -> str:
     return "" if words[0] == "Z" else words[19]
 
 
-def this_run() -> dict[str, Any]:
-    """Who takes the lock. This code runs in a child of ansible-playbook, which is the run."""
-    pid = os.getppid()
+def same_program(pid: int) -> bool:
+    """Whether a process runs the program that this one runs; true where the kernel does not tell."""
+    if not Path("/proc/self/exe").exists():
+        return True
+    try:
+        return Path(f"/proc/{pid}/exe").samefile("/proc/self/exe")
+    except OSError:
+        return False
+
+
+def this_run(pid: int) -> dict[str, Any]:
+    """Who takes the lock: the run whose process this is. AnsibleActionFail where that has ended.
+
+    A run that is killed leaves children that go on for a moment. What they took would be held by a run that does not
+    exist, or by whoever adopts orphans on this machine, and given back by nobody.
+    """
+    begun = started(pid)
+    if not same_program(pid) or (not begun and Path("/proc/self/stat").exists()):
+        raise AnsibleActionFail("The run that this task belongs to has ended, so it takes no lock.")
     try:
         who = os.environ.get("SUDO_USER") or getpass.getuser()
     except (KeyError, OSError):
         who = f"uid {os.getuid()}"
     name = machine()
     return {
-        "id": f"{name}:{pid}:{started(pid)}",
+        "id": f"{name}:{pid}:{begun}",
         "who": who,
         "where": socket.gethostname(),
         "machine": name,
@@ -51,12 +68,13 @@ def is_dead(holder: Mapping[str, Any]) -> bool:
     """Whether a run is known to have ended: it was one of this machine, and its process is gone."""
     if holder.get("machine") != machine() or not Path("/proc/self/stat").exists():
         return False
-    return started(int(holder.get("pid", 0))) != str(holder["id"]).rpartition(":")[2]
+    begun = str(holder["id"]).rpartition(":")[2]
+    return not begun or started(int(holder.get("pid", 0))) != begun
 
 
 def ask_for_locks(ask: Callable[[dict[str, Any]], dict[str, Any]], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Ask a host; where dead runs hold the locks, take them over; where others do, say who."""
-    arguments = {**arguments, "holder": this_run()}
+    arguments = {**arguments, "holder": this_run(os.getppid())}  # this is a child of ansible-playbook, which is the run
     result = ask(arguments)
     holders = result.get("holders", {})
     if holders and all(map(is_dead, holders.values())):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.errors import AnsibleActionFail
 from ansible_collections.wsgi.fleet.plugins.action import lock as action
 from ansible_collections.wsgi.fleet.plugins.module_utils import locks
 from ansible_collections.wsgi.fleet.plugins.module_utils.plan import _deploy, _projections
@@ -110,15 +111,23 @@ def test_lock_of_another_living_run(
     assert list(locks.others(files, mine, dead, now, force=force)) == (["shop"] if held else [])
 
 
-def test_run_is_dead_when_its_process_is_gone_or_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "getppid", os.getpid)
-    me: dict[str, Any] = action.this_run()
+def test_run_is_dead_when_its_process_is_gone_or_another() -> None:
+    me: dict[str, Any] = action.this_run(os.getpid())
     assert not action.is_dead(me)
     assert action.is_dead({**me, "id": f"{me['machine']}:{me['pid']}:1"})  # its number was used again
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
     assert action.is_dead({**me, "pid": ended.pid, "id": f"{me['machine']}:{ended.pid}:5"})
+    assert action.is_dead({**me, "pid": ended.pid, "id": f"{me['machine']}:{ended.pid}:"})  # it had ended before
     assert not action.is_dead({**me, "machine": "another", "pid": ended.pid})  # who knows
+
+
+def test_what_a_killed_run_leaves_takes_no_lock() -> None:
+    with subprocess.Popen(["sleep", "60"]) as foster:  # a process that is there, and no Ansible: it adopted us
+        for pid in (foster.pid, 2**22 + 1):
+            with pytest.raises(AnsibleActionFail, match="has ended"):
+                action.this_run(pid)
+        foster.kill()
 
 
 # --- what the playbooks decide
