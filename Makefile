@@ -28,10 +28,15 @@ demo-down: setup ## Remove the demo's hosts, their network and their keys
 test: $(if $(role),,checks) molecule ## Lint, unit tests, every scenario; `role=nginx` for one of them, `thorough=1` for rare cases too
 
 checks: setup ## Lint and unit tests, side by side
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint unit
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint-ansible unit lint-python
 
-lint: ; @tools/setup
-	@yamllint --strict . && ansible-lint && ruff check && ruff format --check && mypy
+lint: lint-ansible lint-python
+
+lint-ansible: ; @tools/setup
+	@yamllint --strict . && ansible-lint
+
+lint-python: ; @tools/setup
+	@ruff check && ruff format --check && mypy
 
 unit: ; @tools/setup
 	@pytest -q tests
@@ -50,4 +55,4 @@ bench: setup ## Measure how long runs take, how fast sites are served, what visi
 lock: ## Look for newer tools and write requirements.lock
 	@uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock" --group dev -o requirements.lock
 
-.PHONY: help setup demo demo-down test checks lint unit molecule bench lock
+.PHONY: help setup demo demo-down test checks lint lint-ansible lint-python unit molecule bench lock

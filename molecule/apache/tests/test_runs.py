@@ -12,7 +12,7 @@ import probes
 import pytest
 import testinfra
 import yaml
-from probes import ROOT, connects, fetch, run_playbook
+from probes import ROOT, connects, fetch, run_playbook, thorough
 
 SCENARIO = ROOT / "molecule" / "apache"
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
@@ -89,6 +89,7 @@ def test_no_request_is_lost_in_reloads_and_deploys(host, tmp_path):
     assert json.loads(fetch(address(host), "shop.example").text)["greeting"] == "again"
 
 
+@thorough
 def test_a_release_that_is_not_well_behind_apache_never_stays(host):
     broken = records(env={"BROKEN": "500 Broken"}, trial=False, health_timeout=3)
     done = play(host, "playbooks/deploy.yml", wsgi_apps=broken, wsgi_apps_only="shop")
@@ -189,6 +190,7 @@ def test_nginx_takes_over_from_apache_and_balances_to_apache(host, other, balanc
     assert fetch(address(host), "full.example", tls=True, method="POST", body=b"x" * 2000).status == 413
 
 
+@thorough
 def test_behind_a_balancer_all_playbooks_work(host, other, balanced):
     assert changes(play(host, "playbooks/status.yml", inventory=balanced)) == {"debian12": 0, "debian13": 0}
     greeting = {"env": {"GREETING": "from behind"}}
@@ -204,6 +206,7 @@ def test_behind_a_balancer_all_playbooks_work(host, other, balanced):
     assert changes(play(host, "site.yml", "--tags=apache,nginx", inventory=balanced)) == {"debian12": 0, "debian13": 0}
 
 
+@thorough
 def test_nginx_goes_on_when_apache_cannot_have_its_port(host):
     """A foreign program on the port that only Apache is to have: found when it starts, not in its check."""
     host.check_output("systemd-run --unit=foreign python3 -m http.server --bind 127.0.0.1 8077 && sleep 1")

@@ -20,7 +20,7 @@ from building import (
     said,
     secrets_lie_nowhere_else,
 )
-from probes import ROOT, ansible_environment, wait_until
+from probes import ROOT, ansible_environment, thorough, wait_until
 
 testinfra_hosts = ["ansible://debian13"]  # one is enough: what differs between systems is in test_app.py
 
@@ -171,7 +171,9 @@ with zipfile.ZipFile(place / "private_thing-1.0-py3-none-any.whl", "w") as wheel
 """
 
 
-@pytest.mark.parametrize("variable", ["UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_URL"])
+@pytest.mark.parametrize(
+    "variable", ["UV_INDEX", *(pytest.param(name, marks=thorough) for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL"))]
+)
 def test_password_of_a_private_index_lies_nowhere(host, variable):
     host.check_output("python3 -c %s", PRIVATE_WHEEL)
     private = {"source": {"package": "private-thing", "version": "1.0"}, "keep_releases": 2}
@@ -191,6 +193,7 @@ def test_password_of_a_private_index_lies_nowhere(host, variable):
 OFFLINE = {"UV_DEFAULT_INDEX": "http://127.0.0.1:9/nobody-is-there/", "UV_HTTP_TIMEOUT": "5"}
 
 
+@thorough
 def test_wheelhouse_is_enough_for_a_host_without_an_index(host):
     house = ROOT / ".cache/app" / f"wheelhouse-{host.backend.get_hostname()}"
     shutil.rmtree(house, ignore_errors=True)

@@ -12,7 +12,7 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from probes import fetch, wait_until
+from probes import fetch, thorough, wait_until
 from runs import each, file_on, state
 from serving import asked, where
 
@@ -180,6 +180,7 @@ def test_testers_and_time_to_come_back(hosts, maintain):
     assert each(api_since, hosts) == since
 
 
+@thorough
 @pytest.mark.usefixtures("opened")
 def test_it_ends_by_itself(hosts, maintain, show):
     end = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(seconds=30)
@@ -227,6 +228,7 @@ def test_wrong_values_are_refused_before_anything_changes(hosts, maintain):
     assert each(state, hosts) == before
 
 
+@thorough
 @pytest.mark.usefixtures("opened")
 def test_a_killed_run_is_mended(hosts, maintain):
     """As when it is killed after the files are in place and before nginx is told; and off again from there."""
@@ -274,7 +276,7 @@ def test_a_host_that_cannot_be_switched_is_named(hosts, maintain):
 
 
 @pytest.mark.usefixtures("opened")
-@pytest.mark.parametrize("name", ["shop", "secure"])
+@pytest.mark.parametrize("name", ["shop", pytest.param("secure", marks=thorough)])
 def test_every_request_meets_the_one_or_the_other(hosts, maintain, name):
     """While the switch is thrown, on and off: an answer of the application or the page, and none that is half of it."""
     seen = [[] for _ in hosts]

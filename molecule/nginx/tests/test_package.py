@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from probes import fetch
+from probes import fetch, thorough
 from runs import each
 from serving import is_refused, where
 
@@ -58,6 +58,7 @@ def remove(hosts):
         host.check_output("DEBIAN_FRONTEND=noninteractive apt-get remove -y -q nginx nginx-common")
 
 
+@thorough
 def test_from_the_distribution_to_the_repository_and_back(hosts, play, repository):
     before = each(version, hosts)
     for said in play(**repository).refusals():

@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from probes import connects, fetch
+from probes import connects, fetch, thorough
 from runs import each, file_on
 from serving import CERTIFICATE, KEY, certificate, digest, is_refused, where
 
@@ -137,6 +137,7 @@ def test_a_certificate_that_is_none_stops_the_change(hosts, play):
         assert fetch(where(host), "secure.example.com", tls=True).status == 200
 
 
+@thorough
 @pytest.mark.usefixtures("restored")
 def test_a_snippet_that_is_none_stops_the_change(hosts, play):
     before = each(digest, hosts)
@@ -147,6 +148,7 @@ def test_a_snippet_that_is_none_stops_the_change(hosts, play):
     assert each(shop_status, hosts) == [200, 200]
 
 
+@thorough
 @pytest.mark.usefixtures("restored")
 def test_what_the_host_has_is_used_and_logs_can_be_json(hosts, play):
     """A module that others have installed."""
@@ -197,6 +199,7 @@ def test_a_reload_that_did_not_happen_is_made_up_for(hosts, play):
     assert each(master, hosts) == masters
 
 
+@thorough
 @pytest.mark.usefixtures("restored")
 def test_a_configuration_that_nginx_does_not_take_up_is_told(hosts, play):
     """Its check passes a port that somebody else has; only the log tells."""
@@ -221,6 +224,7 @@ def test_a_stopped_nginx_is_started(hosts, play):
         assert shop_status(host) == 200
 
 
+@thorough
 def test_a_new_self_signed_certificate_is_served(hosts, play):
     masters, before = each(master, hosts), each(shop_certificate, hosts)
     for host in hosts:
@@ -230,6 +234,7 @@ def test_a_new_self_signed_certificate_is_served(hosts, play):
     assert each(master, hosts) == masters
 
 
+@thorough
 @pytest.mark.usefixtures("restored")
 def test_a_host_without_ipv6(hosts, play):
     addresses = [re.findall(r"inet6 (\S+)", host.check_output("ip -6 address show dev eth0")) for host in hosts]
@@ -249,6 +254,7 @@ def test_a_host_without_ipv6(hosts, play):
         assert "[::]:80" in host.check_output("ss -Hltn 'sport = 80'")
 
 
+@thorough
 @pytest.mark.usefixtures("restored")
 def test_no_site_at_all(hosts, play):
     assert min(play(sites=[]).changes()) >= 2

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from probes import fetch, wait_until
+from probes import fetch, thorough, wait_until
 from serving import asked, where
 
 
@@ -122,6 +122,7 @@ def test_a_deploy_is_a_purge(hosts):
     assert kept(where(balancer), path) == ("HIT", first[1])
 
 
+@thorough
 def test_what_old_releases_left_in_the_cache_does_not_grow(hosts):
     """More than fits, of two releases: the oldest goes, whatever release it is of."""
     balancer, server = hosts

@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from probes import ROOT, ansible_environment, connects, fetch, run_playbook, wait_until
+from probes import ROOT, ansible_environment, connects, fetch, run_playbook, thorough, wait_until
 
 INVENTORIES = [ROOT / "inventories" / "sandbox", ROOT / "molecule" / "site" / "inventory"]
 BALANCER = "10.213.65.10"
@@ -121,6 +121,7 @@ def test_installed_collection_gives_the_same_result(tmp_path):
     assert set(re.findall(r"changed=(\d+)", done.stdout)) == {"0"}, done.stdout
 
 
+@thorough
 def test_mitogen_gives_the_same_result():
     done = run_playbook("site.yml", inventories=INVENTORIES, ANSIBLE_STRATEGY="wsgi.fleet.mitogen")
     assert done.returncode == 0, done.stdout + done.stderr

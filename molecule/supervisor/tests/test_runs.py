@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from probes import wait_until
+from probes import thorough, wait_until
 from supervising import ALL, SOCKET, VARIABLES, Load, answer, changed, files, pids, play
 
 testinfra_hosts = ["ansible://debian13"]  # one is enough: supervisord and all of ours are the same on both
@@ -18,6 +18,7 @@ def test_change_of_a_program_touches_that_one_only(host):
     changed(play(host))
 
 
+@thorough
 def test_new_owner_of_a_socket_is_noticed(host):
     """What supervisord itself would overlook."""
     changed(play(host, change={"web": {"socket_owner": "web:www-data", "socket_backlog": 256}}))
@@ -96,6 +97,7 @@ def test_change_of_supervisord_itself_restarts_it_once(host):
     changed(play(host))
 
 
+@thorough
 def test_killed_supervisord_comes_back_with_everything(host):
     before = pids(host)
     host.check_output("systemctl kill --signal=KILL --kill-who=main supervisord")
@@ -114,6 +116,7 @@ def test_what_somebody_stopped_is_started(host):
     assert {name for name in ALL if before[name] != after.get(name)} == {"pair:left"}
 
 
+@thorough
 def test_unreadable_watch_is_an_error_and_no_restart_for_ever(host):
     host.check_output("echo greeting=hi > /srv/web/settings; chmod 0600 /srv/web/settings")
     host.check_output("chown root:root /srv/web/settings")
@@ -144,6 +147,7 @@ def test_bad_record_is_refused_before_anything_changes(host, change, words):
     assert (pids(host), files(host)) == before
 
 
+@thorough
 def test_socket_that_cannot_be_opened_is_told_and_others_go_on(host):
     before = pids(host)
     taken = {"type": "fcgi-program", "command": "/bin/sleep 1h", "socket": "tcp://0.0.0.0:22"}

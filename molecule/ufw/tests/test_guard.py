@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from firewall import ad_hoc, apply, bridge_address, changes, command, kernel, name, replaced, restored
-from probes import ROOT, connects, wait_until
+from probes import ROOT, connects, thorough, wait_until
 
 testinfra_hosts = ["ansible://debian13"]
 
@@ -85,6 +85,7 @@ def test_ssh_by_a_port_that_sshd_does_not_know(host, address, forwarder):
         assert is_settled(host)
 
 
+@thorough
 def test_rule_of_others_that_shuts_ssh(host, address):
     """It waits in before.rules for the next reload, which a new policy brings."""
     before = kernel(host)
@@ -122,7 +123,10 @@ def test_operator_takes_the_rule_for_ssh_away(host, address):
         assert [connects(address, port) for port in (22, 8001)] == ["open", "open"]
 
 
-@pytest.mark.parametrize("variables", [{"ufw_ipv6": False, "ufw_rules": []}, {"ufw_ssh_from": ["10.0.0.0/8"]}])
+@pytest.mark.parametrize(
+    "variables",
+    [{"ufw_ssh_from": ["10.0.0.0/8"]}, pytest.param({"ufw_ipv6": False, "ufw_rules": []}, marks=thorough)],
+)
 def test_host_that_is_reached_by_ipv6_only(host, address, variables):
     """Here others come by IPv4, and root may not see which of them all this run is: so the guard has to do it."""
     before = kernel(host)
@@ -174,6 +178,7 @@ def test_controller_dies_before_it_confirms(host, address):
         assert changes(host, **FEWER) == 1
 
 
+@thorough
 def test_reboot_takes_back_what_is_not_confirmed(host, address):
     """The module dies half-way, and the power fails before the guard's time is up."""
     before = kernel(host)

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import probes
 import pytest
 import yaml
-from probes import ROOT, connects, fetch, run_playbook, wait_until
+from probes import ROOT, connects, fetch, run_playbook, thorough, wait_until
 
 SCENARIO = ROOT / "molecule" / "waitress_windows"
 BALANCER, WINDOWS = "10.213.70.10", "10.213.70.31"
@@ -333,9 +333,6 @@ def test_a_release_that_does_not_start_never_takes_the_place(tmp_path):
     assert "is live again" in said(done)
     assert visitors.seen["failed"] == {}, visitors.seen
     assert set(visitors.seen["answers"]) == {"blue"}
-    again = deploy(shop=shop)
-    assert changes(again)["win1"] == 0
-    assert "is bad, so" in said(again)
 
 
 def test_after_a_power_cut_everything_comes_back_by_itself():
@@ -347,6 +344,7 @@ def test_after_a_power_cut_everything_comes_back_by_itself():
     assert get(API, "/healthz").text == "well"
 
 
+@thorough
 def test_a_run_after_that_changes_nothing_but_what_was_asked():
     done = deploy(shop=BLUE)
     assert changes(done)["win1"] == 0
@@ -426,6 +424,7 @@ def test_a_deploy_goes_over_hosts_of_both_kinds_and_loses_no_request(tmp_path, w
     assert get(SHOP).text.startswith("blue ")
 
 
+@thorough
 def test_a_release_that_is_bad_on_the_last_host_is_left_by_all(tmp_path, web):
     broken = web("three", bad="win2")
     with Visitors(tmp_path, WEB) as visitors:
@@ -459,7 +458,8 @@ def test_rollback_goes_back_on_all_hosts_and_site_stays_there(tmp_path, web):
     with Visitors(tmp_path, WEB) as visitors:
         changes(play("rollback", options={"wsgi_apps_only": "web", "wsgi_break_locks": True}, web=two, shop=BLUE))
     assert visitors.seen["failed"] == {}, visitors.seen
-    assert web_answers() == everywhere("one")
+    # Not drained, so the balancer met servers that were just restarting: it asks them again after fail_timeout.
+    wait_until(lambda: web_answers() == everywhere("one"), 30, "all hosts")
     assert locks() == [[], []]
     done = play("site", web=two, shop=BLUE)
     assert set(changes(done).values()) == {0}
@@ -495,6 +495,7 @@ def test_a_change_of_server_that_fails_leaves_the_old_one_able_to_start():
     assert after.split()[3] != before.split()[3]  # another process, of the same release
 
 
+@thorough
 def test_a_deploy_says_what_it_would_do_and_brings_no_instances():
     before = processes()
     shop = {"env": {"COLOUR": "red"}}
@@ -509,6 +510,7 @@ def test_a_deploy_says_what_it_would_do_and_brings_no_instances():
     assert processes() == before
 
 
+@thorough
 def test_an_application_comes_from_an_archive_a_repository_and_a_package(tmp_path):
     code = tmp_path / "code"
     code.mkdir()
@@ -601,7 +603,6 @@ def test_nginx_serves_https_with_a_certificate_of_ones_own(edge):
     with pytest.raises(ssl.SSLError):
         fetch(WINDOWS, "other.example", tls=True)
     assert {re.search(r"LPort=(\d+)", rule)[1] for rule in firewall()} == {"80", "443"}
-    assert set(changes(play("site", **edge)).values()) == {0}
 
 
 def test_a_page_of_maintenance_is_refused_where_nobody_could_show_it(edge):
@@ -611,6 +612,7 @@ def test_a_page_of_maintenance_is_refused_where_nobody_could_show_it(edge):
     assert "'shop' meets its visitors on win1" in said(done)
 
 
+@thorough
 def test_a_deploy_needs_no_balancer(edge, tmp_path):
     (tmp_path / "shop.py").write_text((SCENARIO / "files/shop/shop.py").read_text() + f"# {time.time()}\n")
     shop = {**edge["shop"], "source": {"path": str(tmp_path)}}
