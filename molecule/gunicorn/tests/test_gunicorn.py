@@ -106,7 +106,9 @@ def test_inherited_socket_stays_when_gunicorn_stops(host, hook, stays):
     log = "journalctl --unit=test-inherited --output=cat --since=-60s"
     wait_until(lambda: "ended" in host.check_output(log).split("serving")[-1].splitlines(), 30, "gunicorn to stop")
     assert host.file(SOCKET).exists == stays
-    host.run("systemctl stop test-inherited; journalctl --rotate --vacuum-time=1s")
+    # The holder of the socket outlives gunicorn, as it should; its end is not what is asked here.
+    host.run("systemctl kill --signal=KILL test-inherited; systemctl stop test-inherited")
+    host.run("journalctl --rotate --vacuum-time=1s")
 
 
 def test_control_socket_is_off_where_it_is_off(host, serving):

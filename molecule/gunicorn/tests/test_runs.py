@@ -4,38 +4,30 @@ from __future__ import annotations
 
 import pytest
 from configuring import CONFIG, instance, play
+from probes import thorough
 
 testinfra_hosts = ["ansible://debian13"]  # one is enough: gunicorn is the same on both
 
 
-@pytest.mark.parametrize(
-    ("record", "words"),
-    [
-        (instance(wrokers=2), "wrokers"),
-        (instance(workers="many"), "many"),
-        (instance(daemon=True), "daemon"),
-        (instance(http_protocols="h9"), "Invalid"),
-        (instance(forwarded_allow_ips="10.0.0.1/8"), "has host bits set"),
-        (instance(workers=-1), "Value must be positive"),
-        ({**instance(), "callable": "demo:nosuch"}, "Failed to find attribute 'nosuch' in 'demo'"),
-        ({**instance(), "runner": ["/srv/demo/run"]}, "exactly one of both"),
-        (instance(worker_class="nosuch"), "class uri 'nosuch' invalid or not found"),
-        ({**instance(worker_class="gevent"), "venv": "/srv/demo/venv-bare"}, "gevent"),
-    ],
-    ids=[
-        "unknown",
-        "type",
-        "excluded",
-        "protocol",
-        "network",
-        "negative",
-        "callable",
-        "two ways",
-        "worker",
-        "its package",
-    ],
-)
-def test_bad_record_is_refused_and_the_live_file_stays(host, record, words):
+BAD = {
+    "unknown": (instance(wrokers=2), "wrokers"),
+    "protocol": (instance(http_protocols="h9"), "Invalid"),
+    "callable": ({**instance(), "callable": "demo:nosuch"}, "Failed to find attribute 'nosuch' in 'demo'"),
+    "its package": ({**instance(worker_class="gevent"), "venv": "/srv/demo/venv-bare"}, "gevent"),
+}
+MORE_BAD = {
+    "type": (instance(workers="many"), "many"),
+    "excluded": (instance(daemon=True), "daemon"),
+    "network": (instance(forwarded_allow_ips="10.0.0.1/8"), "has host bits set"),
+    "negative": (instance(workers=-1), "Value must be positive"),
+    "two ways": ({**instance(), "runner": ["/srv/demo/run"]}, "exactly one of both"),
+    "worker": (instance(worker_class="nosuch"), "class uri 'nosuch' invalid or not found"),
+}
+
+
+@pytest.mark.parametrize("kind", [*BAD, *(pytest.param(kind, marks=thorough) for kind in MORE_BAD)])
+def test_bad_record_is_refused_and_the_live_file_stays(host, kind):
+    record, words = {**BAD, **MORE_BAD}[kind]
     before = host.check_output(f"find {CONFIG} -type f -printf '%p %T@ %s\\n' | sort")
     done = play(host, instances=[record])
     assert done.returncode != 0
