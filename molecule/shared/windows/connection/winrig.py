@@ -13,6 +13,7 @@ import base64
 import hashlib
 import json
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -38,6 +39,10 @@ options:
     description: Name of the container.
     required: true
     vars: [{name: winrig_container}]
+  remote_addr:
+    description: Its address.
+    required: true
+    vars: [{name: ansible_host}]
   journal:
     description: A file to which every call of a module is written, one line of JSON for each. Empty writes none.
     default: ''
@@ -45,7 +50,8 @@ options:
 extends_documentation_fragment: [connection_pipelining]
 """
 
-STAND_IN = ("/rig/guest/python", r"Z:\rig\guest\modules.py")
+STAND_INS = ("/rig/guest/python", r"Z:\rig\guest\modules.py")
+PORT = 8990
 GROUPS = ("mutually_exclusive", "required_together", "required_one_of", "required_if", "required_by")
 KNOWN = ("type", "required", "default", "choices", "aliases", "elements", "no_log", "options", *GROUPS)
 SEPARATOR = "\n\0\0\0\0\n"
@@ -163,18 +169,36 @@ class Connection(ConnectionBase):  # type: ignore[misc]
         raise AnsibleError("winrig: fetching files is not implemented")
 
     def _ask(self, request: dict[str, Any], data: bytes = b"") -> dict[str, Any]:
-        container = self.get_option("container")
-        done = subprocess.run(
-            ["podman", "exec", "-i", container, *STAND_IN],
-            input=json.dumps({"check": False, **request}).encode() + b"\n" + data,
-            capture_output=True,
-            check=False,
-        )
-        lines = done.stdout.decode("utf-8", "replace").strip().splitlines()
-        if not lines:
-            raise AnsibleConnectionFailure(f"{container} gave no answer ({done.returncode}): {done.stderr[-2000:]!r}")
-        answer: dict[str, Any] = json.loads(lines[-1])
+        with self._stand_ins() as connection, connection.makefile("rwb") as stream:
+            stream.write(json.dumps({"check": False, **request}).encode() + b"\n" + data)
+            stream.flush()
+            connection.shutdown(socket.SHUT_WR)
+            line = stream.readline()
+        if not line:
+            raise AnsibleConnectionFailure(
+                f"{self.get_option('container')} gave no answer; see /var/log/python.err there"
+            )
+        answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def _stand_ins(self) -> socket.socket:
+        """Connect to the process of the stand-ins, and start it where there is none: after a boot."""
+        address = (self.get_option("remote_addr"), PORT)
+        deadline = time.monotonic() + 60
+        started = False
+        while True:
+            try:
+                connection = socket.create_connection(address, 10)
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise AnsibleConnectionFailure(f"no stand-ins at {address[0]}: {error}") from error
+                if not started:
+                    subprocess.run(["podman", "exec", "-d", self.get_option("container"), *STAND_INS], check=True)
+                    started = True
+                time.sleep(0.2)
+            else:
+                connection.settimeout(None)
+                return connection
 
     def _run(self, manifest: dict[str, Any]) -> tuple[int, bytes, bytes]:
         last = manifest["actions"][-1]

@@ -1,4 +1,4 @@
-"""Stand-ins for Windows modules of Ansible. They run in Windows' Python under Wine: request on input, result on output.
+"""Stand-ins for Windows modules of Ansible, in Windows' Python under Wine: one process serves all calls.
 
 Written from the modules' documentation, and only as far as the roles use them. An option that is given and not handled
 fails the task, so a stand-in may be less than its module, never quietly more. Files, registry, processes and the
@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import shutil
+import socketserver
 import subprocess
-import sys
 import time
 import traceback
 import winreg
@@ -30,8 +30,9 @@ class FailedError(Exception):
 class Arguments:
     """The arguments of a call; those that were given and that nobody asked for are an error."""
 
-    def __init__(self, request):
+    def __init__(self, request, stream):
         self.request = request
+        self.stream = stream  # what follows the request
         self.values = request["args"]
         self.left = set(request.get("given", ()))
         self.check = request["check"]
@@ -400,7 +401,7 @@ def remove(a):
 def put(a):
     path = Path(a.values["path"])
     with path.open("wb") as stream:
-        shutil.copyfileobj(sys.stdin.buffer, stream)
+        shutil.copyfileobj(a.stream, stream)
     return {"sha256": digest(path, "sha256")}
 
 
@@ -415,8 +416,8 @@ MODULES = {
 }
 
 
-def main():
-    request = json.loads(sys.stdin.buffer.readline())
+def answer_to(stream):
+    request = json.loads(stream.readline())
     module = MODULES.get(request["module"])
     try:
         if module is None:
@@ -424,13 +425,22 @@ def main():
         if request["check"] and not request.get("supports_check", True):
             answer = {"skipped": True, "changed": False, "msg": "remote module does not support check mode"}
         else:
-            answer = {"changed": False, **module(Arguments(request))}
+            answer = {"changed": False, **module(Arguments(request, stream))}
     except FailedError as error:
         answer = {"failed": True, "changed": False, "msg": str(error), **error.result}
     except Exception as error:  # noqa: BLE001 - the task shows it
         text = traceback.format_exc()
         answer = {"failed": True, "changed": False, "msg": f"the stand-in broke: {error!r}", "exception": text}
-    sys.stdout.buffer.write(b"\n" + json.dumps(answer).encode() + b"\n")
+    return answer
 
 
-main()
+class Call(socketserver.StreamRequestHandler):
+    """One connection: a line of JSON asks, perhaps data after it; a line of JSON answers."""
+
+    def handle(self):
+        self.wfile.write(json.dumps(answer_to(self.rfile)).encode() + b"\n")
+
+
+socketserver.TCPServer.allow_reuse_address = True  # after a power cut
+with socketserver.TCPServer(("0.0.0.0", 8990), Call) as server:
+    server.serve_forever()
