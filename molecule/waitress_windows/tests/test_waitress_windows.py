@@ -582,7 +582,8 @@ def edge(tmp_path_factory):
     (directory / "hosts.yml").write_text(json.dumps({"windows_apps": hosts["windows_apps"]}))
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     subject = ["-days", "30", "-subj", f"/CN={SHOP}", "-addext", f"subjectAltName=DNS:{SHOP}"]
-    key, certificate = directory / "key.pem", directory / "certificate.pem"
+    others = tmp_path_factory.mktemp("certificate")
+    key, certificate = others / "key.pem", others / "certificate.pem"
     subprocess.run([*command, *subject, "-keyout", key, "-out", certificate], check=True, capture_output=True)
     nginx = {"tls": {"mode": "files", "certificate": certificate.read_text(), "key": key.read_text()}}
     return {"inventory": directory, "api": None, "web": None, "shop": {**BLUE, "nginx": nginx}}

@@ -194,6 +194,7 @@ for function, outcome, *parameters in (
     ("QueryServiceStatusEx", w.BOOL, w.HANDLE, w.DWORD, w.LPVOID, w.DWORD, w.LPVOID),
     ("ControlService", w.BOOL, w.HANDLE, w.DWORD, w.LPVOID),
     ("DeleteService", w.BOOL, w.HANDLE),
+    ("CloseServiceHandle", w.BOOL, w.HANDLE),
 ):
     getattr(advapi, function).restype, getattr(advapi, function).argtypes = outcome, parameters
 
@@ -210,6 +211,15 @@ class Service:
         self.name = name
         self.manager = succeed(advapi.OpenSCManagerW(None, None, 0xF003F), "OpenSCManager")
         self.handle = advapi.OpenServiceW(self.manager, name, 0xF01FF)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """A service with an open handle would not go away."""
+        for handle in (self.handle, self.manager):
+            if handle:
+                advapi.CloseServiceHandle(handle)
 
     def config(self):
         self.buffer, needed = ctypes.create_string_buffer(8192), w.DWORD()
@@ -273,45 +283,56 @@ def win_service(a):
     if actions is not None:
         values.append(("FailureActions", winreg.REG_BINARY, failure_actions(int(reset or 0), actions)))
     a.done()
-    service = Service(name)
-    if state == "absent":
-        if service.handle and not a.check:
-            if service.state() != 1:
-                service.stop()
-            succeed(advapi.DeleteService(service.handle), "DeleteService")
-        return {"changed": bool(service.handle), "exists": False}
-    if state is not None:
-        raise FailedError(f"the stand-in does not know state {state}")
-    changed = not service.handle
-    if not service.handle:
-        if a.check:
-            return {"changed": True, "exists": False}
-        see_program(path)
-        settings = (0xF01FF, 0x10, START_MODES[mode or "auto"], 1, path, None, None, None, user or "LocalSystem", None)
-        service.handle = succeed(advapi.CreateServiceW(service.manager, name, display or name, *settings), "Create")
-    else:
-        now = service.config()
-        start = START_MODES[mode] if mode and START_MODES[mode] != now.start else KEEP
-        path = path if path and path != now.path else None
-        user = user if user and user.lower() != (now.user or "").lower() else None
-        display = display if display and display != now.display else None
-        if start != KEEP or path or user or display:
-            changed = True
-            if path:
-                see_program(path)
-            if not a.check:
-                settings = (KEEP, start, KEEP, path, None, None, None, user, None, display)
-                succeed(advapi.ChangeServiceConfigW(service.handle, *settings), "ChangeServiceConfig")
-    for value, kind, data in values:
-        if data is None:
-            continue
-        wanted = int(data) if kind == winreg.REG_DWORD else data
-        if service_value(name, value) != wanted:
-            changed = True
-            if not a.check:
-                with service_key(name, winreg.KEY_READ | winreg.KEY_SET_VALUE) as key:
-                    winreg.SetValueEx(key, value, 0, kind, wanted)
-    return {"changed": changed, "exists": True, "name": name, "state": STATES.get(service.state())}
+    with Service(name) as service:
+        if state == "absent":
+            if service.handle and not a.check:
+                if service.state() != 1:
+                    service.stop()
+                succeed(advapi.DeleteService(service.handle), "DeleteService")
+            return {"changed": bool(service.handle), "exists": False}
+        if state is not None:
+            raise FailedError(f"the stand-in does not know state {state}")
+        changed = not service.handle
+        if not service.handle:
+            if a.check:
+                return {"changed": True, "exists": False}
+            see_program(path)
+            settings = (
+                0xF01FF,
+                0x10,
+                START_MODES[mode or "auto"],
+                1,
+                path,
+                None,
+                None,
+                None,
+                user or "LocalSystem",
+                None,
+            )
+            service.handle = succeed(advapi.CreateServiceW(service.manager, name, display or name, *settings), "Create")
+        else:
+            now = service.config()
+            start = START_MODES[mode] if mode and START_MODES[mode] != now.start else KEEP
+            path = path if path and path != now.path else None
+            user = user if user and user.lower() != (now.user or "").lower() else None
+            display = display if display and display != now.display else None
+            if start != KEEP or path or user or display:
+                changed = True
+                if path:
+                    see_program(path)
+                if not a.check:
+                    settings = (KEEP, start, KEEP, path, None, None, None, user, None, display)
+                    succeed(advapi.ChangeServiceConfigW(service.handle, *settings), "ChangeServiceConfig")
+        for value, kind, data in values:
+            if data is None:
+                continue
+            wanted = int(data) if kind == winreg.REG_DWORD else data
+            if service_value(name, value) != wanted:
+                changed = True
+                if not a.check:
+                    with service_key(name, winreg.KEY_READ | winreg.KEY_SET_VALUE) as key:
+                        winreg.SetValueEx(key, value, 0, kind, wanted)
+        return {"changed": changed, "exists": True, "name": name, "state": STATES.get(service.state())}
 
 
 # -- what is only written down
@@ -339,7 +360,9 @@ def win_acl(a):
     if not path.exists():
         raise FailedError(f"{path} file or directory does not exist on the host")
     service = user.removeprefix("NT SERVICE\\")
-    if service != user and not Service(service).handle:
+    with Service(service) as found:
+        known = bool(found.handle)
+    if service != user and not known:
         raise FailedError(f"{user} is not a valid user or group on the host machine or domain")
     return remember("rights", f"{path}|{user}", f"{kind} {rights}", a.check)
 
