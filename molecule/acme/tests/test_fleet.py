@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 from certificates import SECRET, SSH, is_issued, served, where
-from probes import ROOT, connects, run_playbook, wait_until
+from probes import ROOT, connects, run_playbook, thorough, wait_until
 
 testinfra_hosts = ["ansible://debian12"]
 
@@ -53,6 +53,7 @@ def test_balancers_have_certificates_and_renew_them(host, play):
     assert not host.file("/var/lib/wsgi-fleet/acme/live/good.pem").exists  # of another inventory
 
 
+@thorough
 def test_second_run_changes_nothing(play):
     code, said = play("site.yml", "--diff")
     assert code == 0, said
@@ -67,6 +68,7 @@ def test_status_tells_how_long_certificates_last(play):
         assert any(row[0] == name and row[4:6] == ["89", "days"] for row in rows), said
 
 
+@thorough
 def test_the_last_certificate_takes_all_else_along(host, play):
     """An application that says nothing of ACME any more is enough."""
     source = {"package": "shop", "version": "1.0"}

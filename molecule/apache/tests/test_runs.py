@@ -165,6 +165,7 @@ def balanced(host, other, tmp_path):
     return path
 
 
+@thorough
 def test_nginx_takes_over_from_apache_and_balances_to_apache(host, other, balanced):
     done = play(host, "site.yml", inventory=balanced)
     assert changes(done)["debian13"] > 0
@@ -220,6 +221,7 @@ def test_nginx_goes_on_when_apache_cannot_have_its_port(host):
         host.check_output("systemctl stop foreign")
 
 
+@thorough
 def test_apache_takes_over_from_nginx(host, other):
     done = play(host, "site.yml", "--tags=ufw,apache,nginx", "--limit=all")
     assert changes(done)["debian13"] > 0

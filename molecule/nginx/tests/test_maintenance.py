@@ -276,7 +276,8 @@ def test_a_host_that_cannot_be_switched_is_named(hosts, maintain):
 
 
 @pytest.mark.usefixtures("opened")
-@pytest.mark.parametrize("name", ["shop", pytest.param("secure", marks=thorough)])
+@thorough
+@pytest.mark.parametrize("name", ["shop", "secure"])
 def test_every_request_meets_the_one_or_the_other(hosts, maintain, name):
     """While the switch is thrown, on and off: an answer of the application or the page, and none that is half of it."""
     seen = [[] for _ in hosts]

@@ -120,6 +120,7 @@ def test_changed_configuration_goes_back_with_the_release(two, fleet):
     ]
 
 
+@thorough
 def test_migration_runs_once_for_the_fleet(source, fleet):
     directory = source("three")
     migrate = "sh -c 'echo ran >> $HOME/migrations'"
@@ -185,6 +186,7 @@ def test_drained_host_gets_nothing_new_and_comes_back(source, fleet, host, tmp_p
     assert host.run("grep -rn ' down;' /etc/nginx/sites-enabled").rc == 1
 
 
+@thorough
 def test_host_that_a_killed_run_left_drained_is_brought_back_by_site(two, fleet, host):
     server = fleet["app2"].ansible.get_variables()["ansible_host"] + ":80"
     host.check_output(f"sed -i 's/server {server} [^;]*/& down/' /etc/nginx/sites-enabled/web.conf")

@@ -9,8 +9,8 @@ import signal
 import time
 
 import pytest
-from deploying import Visitors, begin, changes, follow, live, play, said, version
-from probes import connects, run_as_root, thorough, wait_until
+from deploying import BALANCER, HOSTS, SITE, Visitors, begin, changes, follow, live, play, said, version
+from probes import connects, fetch, run_as_root, thorough, wait_until
 
 testinfra_hosts = ["ansible://lb1"]
 pytestmark = pytest.mark.usefixtures("fleet")
@@ -26,6 +26,7 @@ def test_check_mode_says_what_a_deploy_would_do(source, fleet):
     assert live(fleet) == before
 
 
+@thorough
 def test_second_deploy_at_the_same_time_is_refused(source, fleet):
     first = begin("deploy", source("first"))
     follow(first, "Build the releases")
@@ -110,6 +111,43 @@ def test_full_disk_on_one_host_stops_the_deploy(source, fleet, tmp_path):
         run_as_root(*inside, "umount /srv/web/releases; umount /run/small; rmdir /run/small")
     changes(play("deploy", directory))
     assert version() == "too-much"
+
+
+def boots(fleet):
+    return {name: host.check_output("cut -d' ' -f22 /proc/1/stat") for name, host in fleet.items()}
+
+
+@thorough
+def test_hosts_reboot_one_after_the_other_and_nobody_notices(source, fleet, host, tmp_path):
+    served, before = version(), boots(fleet)
+    with Visitors(tmp_path) as visitors:
+        changes(play("reboot", source(served)))
+    assert visitors.seen["failed"] == {}, visitors.seen
+    assert set(visitors.seen["answers"]) == {served}
+    after = boots(fleet)
+    assert [name for name in HOSTS if after[name] == before[name]] == []
+    assert {fetch(BALANCER, SITE).headers["x-host"] for _ in range(20)} == set(HOSTS)
+    assert host.run("grep -rn ' down;' /etc/nginx/sites-enabled").rc == 1
+    assert [one.check_output("ls /var/lib/wsgi-fleet/locks") for one in fleet.values()] == ["", ""]
+
+
+@thorough
+def test_host_that_is_not_well_after_its_reboot_ends_it_for_others(source, fleet, tmp_path):
+    served, before = version(), boots(fleet)
+    fleet["app1"].check_output("systemctl mask nginx")
+    try:
+        with Visitors(tmp_path) as visitors:
+            done = play("reboot", source(served))
+        assert done.returncode != 0
+        assert "app1: See that every application answers" in said(done)
+        assert "app2: could not be reached, or ended before it had to" in said(done)
+        assert visitors.seen["failed"] == {}, visitors.seen
+        assert boots(fleet)["app2"] == before["app2"]
+        assert {fetch(BALANCER, SITE).headers["x-host"] for _ in range(20)} == {"app2"}
+    finally:
+        fleet["app1"].check_output("systemctl unmask nginx")
+    changes(play("site", source(served)))
+    assert {fetch(BALANCER, SITE).headers["x-host"] for _ in range(20)} == set(HOSTS)
 
 
 @thorough
