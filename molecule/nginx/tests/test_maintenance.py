@@ -159,6 +159,7 @@ def local(host, address, headers=None):
     return json.loads(host.check_output("python3 -c %s %s", program, json.dumps([address, headers or {}])))
 
 
+@thorough
 @pytest.mark.usefixtures("opened")
 def test_testers_and_time_to_come_back(hosts, maintain):
     def api_since(host):

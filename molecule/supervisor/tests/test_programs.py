@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 
-from probes import ROOT, ansible_environment, connects, wait_until
+from probes import ROOT, ansible_environment, connects, thorough, wait_until
 from supervising import (
     ALL,
     PASSWORD,
@@ -119,6 +119,7 @@ def test_killed_process_comes_back_by_itself_and_is_not_restarted_again(host):
     assert pids(host) == after
 
 
+@thorough
 def test_logs_are_rotated_and_go_on(host):
     before = pids(host)
     host.check_output("logrotate --force /etc/logrotate.conf")

@@ -87,6 +87,7 @@ def test_slow_release_leaves_nobody_waiting(host):
     changed(play(host))
 
 
+@thorough
 def test_change_of_supervisord_itself_restarts_it_once(host):
     before = pids(host)
     changed(play(host, supervisor_loglevel="debug"))

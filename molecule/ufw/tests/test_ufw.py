@@ -6,7 +6,7 @@ import json
 
 import pytest
 from firewall import ad_hoc, bridge_address, changes, kernel, name, neighbour, reaches, restored
-from probes import connects, wait_until
+from probes import connects, thorough, wait_until
 
 testinfra_hosts = ["ansible://systems_under_test"]
 
@@ -170,6 +170,7 @@ def test_stale_rules_go_and_foreign_ones_stay(host, address):
 # --- other settings
 
 
+@thorough
 def test_other_settings(host, address):
     other = {
         "ufw_default_incoming": "reject",
