@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from certificates import SECRET, SSH, is_issued, served
-from probes import ROOT, ansible_environment, fetch, run_playbook, wait_until
+from probes import ROOT, ansible_environment, fetch, run_playbook, thorough, wait_until
 
 testinfra_hosts = ["ansible://systems_under_test"]
 
@@ -159,6 +159,7 @@ def test_renewal_by_the_timers_service(host, address):
     assert host.check_output("cat /run/nginx.pid") == nginx
 
 
+@thorough
 def test_server_is_down(host, address):
     """What is served stays; the reason is told; when the server is back, a run brings what is due."""
     if name(host) == "debian12":
@@ -182,6 +183,7 @@ def serves_rsa(address, site):
     return "Public Key Algorithm: rsaEncryption" in served(address, site)
 
 
+@thorough
 def test_other_kind_of_key_and_other_names(host, address):
     if name(host) == "debian13":
         wanted = [

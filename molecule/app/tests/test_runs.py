@@ -76,6 +76,7 @@ def test_return_to_an_old_commit_and_other_environment_build_nothing(host):
     assert {app: releases(host, app) for app in ("shop", "tagged")} == before
 
 
+@thorough
 def test_only_so_many_releases_are_kept(host):
     first = live(host, "tagged")
     for tag in ("v2", "v3"):
@@ -251,6 +252,7 @@ def lists(place, release):
     return [wheel["file"] for wheel in json.loads((place / f"{release}.json").read_text())["wheels"]]
 
 
+@thorough
 def test_absent_application_goes_with_its_data_and_nothing_else(host):
     leaving = {"leaving": {"source": {"package": "itsdangerous", "version": "2.2.0"}, "secrets": {"A": "b"}}}
     apply(host, apps=leaving)

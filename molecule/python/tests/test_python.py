@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from probes import ROOT, run_playbook
+from probes import ROOT, run_playbook, thorough
 
 testinfra_hosts = ["ansible://systems_under_test"]
 
@@ -83,6 +83,7 @@ def test_version_that_the_distribution_lacks_is_refused_with_those_that_it_has(h
     assert host.check_output("dpkg-query -W | sha256sum") == before
 
 
+@thorough
 def test_another_uv_version_takes_the_place_of_the_first(host, apply):
     run = apply(python_uv_version="0.13.7")
     assert run.returncode == 0, run.stdout

@@ -113,6 +113,7 @@ def test_default_deny_with_an_empty_list(host, address):
         assert [connects(address, port) for port in (22, 8001, 8002)] == ["open", "dropped", "dropped"]
 
 
+@thorough
 def test_operator_takes_the_rule_for_ssh_away(host, address):
     """By hand, and then by a rule that denies it: neither the open connection nor a new one is lost."""
     denied = [{"port": 22, "proto": "tcp", "action": "deny"}, {"port": 22, "action": "deny"}, {"port": 8001}]
@@ -123,6 +124,7 @@ def test_operator_takes_the_rule_for_ssh_away(host, address):
         assert [connects(address, port) for port in (22, 8001)] == ["open", "open"]
 
 
+@thorough
 @pytest.mark.parametrize(
     "variables",
     [{"ufw_ssh_from": ["10.0.0.0/8"]}, pytest.param({"ufw_ipv6": False, "ufw_rules": []}, marks=thorough)],

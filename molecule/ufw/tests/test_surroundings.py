@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from firewall import apply, changes, neighbour, replaced, restored
-from probes import connects
+from probes import connects, thorough
 
 testinfra_hosts = ["ansible://debian13"]  # one is enough: test_ufw.py holds both against the same measure
 
@@ -33,6 +33,7 @@ def test_docker_is_told_of(host):
         host.check_output("iptables -X DOCKER && iptables -t nat -F DOCKER && iptables -t nat -X DOCKER")
 
 
+@thorough
 def test_host_without_ipv6(host, address):
     with restored(host), replaced(host, "ip6tables", "exit 3"):
         told = apply(host)

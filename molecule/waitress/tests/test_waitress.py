@@ -219,6 +219,7 @@ def test_change_of_the_server_that_goes_wrong_is_undone(host, tmp_path):
     assert live(host).splitlines()[0::3] == before.splitlines()[0::3]
 
 
+@thorough
 def test_server_changes_without_a_lost_request(host, tmp_path):
     with Visitors(host, tmp_path) as visitors:
         assert changes(play(host, "playbooks/deploy.yml", server="gunicorn")) > 0
