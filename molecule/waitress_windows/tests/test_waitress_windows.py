@@ -321,18 +321,29 @@ def test_a_rolling_restart_costs_no_request(tmp_path):
     assert not {process for _, process in before} & {process for _, process in after}
 
 
-def test_a_release_that_does_not_start_never_takes_the_place(tmp_path):
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "shop.py").write_text(f"raise SystemExit('no database')  # {time.time()}\n")
-    shop = {**BLUE, "source": {"path": str(broken)}}
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """What the record of the shop says with a release that does not start."""
+    directory = tmp_path_factory.mktemp("broken")
+    (directory / "shop.py").write_text(f"raise SystemExit('no database')  # {time.time()}\n")
+    return {**BLUE, "source": {"path": str(directory)}}
+
+
+def test_a_release_that_does_not_start_never_takes_the_place(tmp_path, broken):
     with Visitors(tmp_path) as visitors:
-        done = deploy(shop=shop)
+        done = deploy(shop=broken)
     assert done.returncode != 0
     assert "no database" in said(done)
     assert "is live again" in said(done)
     assert visitors.seen["failed"] == {}, visitors.seen
     assert set(visitors.seen["answers"]) == {"blue"}
+
+
+@thorough
+def test_a_release_that_did_not_start_is_not_tried_again(broken):
+    done = deploy(shop=broken)
+    assert changes(done)["win1"] == 0
+    assert "is bad, so" in said(done)
 
 
 def test_after_a_power_cut_everything_comes_back_by_itself():
@@ -604,6 +615,11 @@ def test_nginx_serves_https_with_a_certificate_of_ones_own(edge):
     with pytest.raises(ssl.SSLError):
         fetch(WINDOWS, "other.example", tls=True)
     assert {re.search(r"LPort=(\d+)", rule)[1] for rule in firewall()} == {"80", "443"}
+
+
+@thorough
+def test_a_second_run_without_a_balancer_changes_nothing(edge):
+    assert set(changes(play("site", **edge)).values()) == {0}
 
 
 def test_a_page_of_maintenance_is_refused_where_nobody_could_show_it(edge):

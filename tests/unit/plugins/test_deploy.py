@@ -124,10 +124,12 @@ def test_run_is_dead_when_its_process_is_gone_or_another() -> None:
 
 def test_what_a_killed_run_leaves_takes_no_lock() -> None:
     with subprocess.Popen(["sleep", "60"]) as foster:  # a process that is there, and no Ansible: it adopted us
-        for pid in (foster.pid, 2**22 + 1):
-            with pytest.raises(AnsibleActionFail, match="has ended"):
-                action.this_run(pid)
-        foster.kill()
+        try:
+            for pid in (foster.pid, 2**22 + 1):
+                with pytest.raises(AnsibleActionFail, match="has ended"):
+                    action.this_run(pid)
+        finally:
+            foster.kill()
 
 
 # --- what the playbooks decide
