@@ -25,7 +25,8 @@ demo: setup ## Make a small fleet on this machine, converge it, and ask every si
 demo-down: setup ## Remove the demo's hosts, their network and their keys
 	@ansible-playbook $(ASK) $(SANDBOX) molecule/shared/destroy.yml
 
-test: $(if $(role),,checks) molecule ## Lint, unit tests, every scenario; `role=nginx` for one of them, `thorough=1` for rare cases too
+test: setup ## Lint, unit tests, every scenario; `role=nginx` for one of them, `thorough=1` for rare cases too
+	@tools/scenarios $(role)
 
 checks: setup ## Lint and unit tests, side by side
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint-ansible unit lint-python
@@ -41,9 +42,6 @@ lint-python: ; @tools/setup
 unit: ; @tools/setup
 	@pytest -q tests
 
-molecule: setup
-	@tools/scenarios $(role)
-
 bench: setup ## Measure how long runs take, how fast sites are served, what visitors notice of changes and faults
 	@bench/converge.py
 	@bench/changes.py
@@ -55,4 +53,4 @@ bench: setup ## Measure how long runs take, how fast sites are served, what visi
 lock: ## Look for newer tools and write requirements.lock
 	@uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock" --group dev -o requirements.lock
 
-.PHONY: help setup demo demo-down test checks lint lint-ansible lint-python unit molecule bench lock
+.PHONY: help setup demo demo-down test checks lint lint-ansible lint-python unit bench lock

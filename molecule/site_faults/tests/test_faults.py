@@ -12,7 +12,7 @@ import subprocess
 
 import pytest
 import yaml
-from probes import ROOT, ansible_environment, connects, fetch, run_playbook
+from probes import ROOT, ansible_environment, connects, fetch, run_playbook, thorough
 
 INVENTORIES = [ROOT / "inventories" / "sandbox", ROOT / "molecule" / "site_faults" / "inventory"]
 BALANCER = "10.213.66.10"
@@ -198,6 +198,7 @@ def test_changed_secret_reaches_the_processes_and_no_output(fleet):
         assert set(shown) == {f"SECRET_KEY={changed}"}
 
 
+@thorough
 def test_bad_gunicorn_setting_leaves_the_application_as_it_is(fleet):
     before = fleet["app1"].check_output(
         "readlink /srv/shop/current; pgrep -u shop | sort; cat /etc/wsgi-fleet/shop/gunicorn.conf.py"
@@ -212,6 +213,7 @@ def test_bad_gunicorn_setting_leaves_the_application_as_it_is(fleet):
     assert fetch(BALANCER, SHOP, "/healthz").status == 200
 
 
+@thorough
 def test_release_that_does_not_import_does_not_go_live(fleet, tmp_path):
     broken = tmp_path / "shop"
     shutil.copytree(ROOT / "examples" / "shop", broken)
