@@ -247,8 +247,9 @@ options:
         required: true
       keep_data:
         description:
-          - Whether C(shared) stays when it holds something, with the user who owns it, and logs stay too. Applications
-            that are only missing in O(apps) are always treated so.
+          - Whether C(shared) stays when it holds something. It is root's then, and goes back to the application when
+            that comes back. User and logs go in any case.
+          - Of applications that are missing in O(apps) and are not here either, data, user and logs stay.
         type: bool
         default: true
   root:
@@ -618,7 +619,7 @@ def pruned(host: Host, jobs: list[Job]) -> dict[str, Any]:
     for name in sorted(set(host.manifest) - names):
         job = Job(parse_app({"name": name}))
         jobs.append(job)
-        attempt(job, erase if name in host.erased else retire, host, name, host.manifest[name])
+        attempt(job, erase if name in host.removed else retire, host, name, host.manifest[name])
     forget_wheels(host)
     return {"left": host.left}
 

@@ -253,6 +253,38 @@ def lists(place, release):
 
 
 @thorough
+def test_data_of_an_absent_application_wait_for_it(host):
+    """They are nobody's but root's meanwhile: another user may get the number."""
+    leaving = {"leaving": {"source": {"package": "itsdangerous", "version": "2.2.0"}}}
+    show = "cd /srv/leaving && find . -path './shared*' -printf '%p %u:%g %m\\n' | sort"
+    apply(host, apps=leaving)
+    host.check_output(
+        "mkdir /srv/leaving/shared/media && touch /srv/leaving/shared/media/photo /var/log/wsgi-fleet/leaving/x"
+    )
+    host.check_output("chown -R leaving:leaving /srv/leaving/shared/media && touch /srv/leaving/shared/of-root")
+    host.check_output("cd /srv/leaving/shared && install -o root -g leaving -m 640 /dev/null of-both")
+    before = host.check_output(show)
+
+    absent = [{"name": "leaving"}]
+    assert changed(apply(host, app_removed=absent)) == 2  # run files; all else
+    assert {line.split()[1] for line in host.check_output(show).splitlines()} == {"root:root"}
+    assert not host.user("leaving").exists
+    assert not host.group("leaving").exists
+    assert not host.file("/var/log/wsgi-fleet/leaving").exists
+    assert not host.file("/srv/leaving/releases").exists
+    assert changed(apply(host, app_removed=absent)) == 0
+    assert changed(apply(host)) == 0
+
+    host.check_output("useradd --system somebody-else")  # takes the number
+    assert changed(apply(host, apps=leaving)) >= 1
+    assert host.check_output(show) == before
+    assert changed(apply(host, apps=leaving)) == 0
+    apply(host, app_removed=[{"name": "leaving", "keep_data": False}])
+    assert not host.file("/srv/leaving").exists
+    host.check_output("userdel somebody-else")
+
+
+@thorough
 def test_absent_application_goes_with_its_data_and_nothing_else(host):
     leaving = {"leaving": {"source": {"package": "itsdangerous", "version": "2.2.0"}, "secrets": {"A": "b"}}}
     apply(host, apps=leaving)

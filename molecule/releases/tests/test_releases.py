@@ -29,10 +29,13 @@ def test_deploy_in_which_nothing_changed_does_nothing(one, fleet):
     assert live(fleet) == before
 
 
-def test_new_version_loses_no_request(two, tmp_path):
+def test_new_version_loses_no_request(two, fleet, tmp_path):
     with Visitors(tmp_path, pause=0.1) as visitors:
         done = play("deploy", two)
     changes(done)
+    for host in fleet.values():  # its packages are those of the release before, not once more the same
+        links = "stat -c '%h %U' /srv/web/current/venv/lib/python3*/site-packages/gunicorn/*.py"
+        assert set(host.check_output(links).splitlines()) == {"2 root"}
     assert version() == "two"
     assert visitors.seen["failed"] == {}, visitors.seen
     assert set(visitors.seen["answers"]) == {"one", "two"}

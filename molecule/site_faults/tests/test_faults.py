@@ -233,7 +233,10 @@ RULE = {"port": 8888, "proto": "tcp", "action": "reject"}
 
 def test_removed_application_is_gone(fleet):
     fleet["lb1"].check_output("ufw allow 7777/tcp")
-    assert sum(changes(site(records=apps(httpbin=None), ufw_rules=[RULE])).values()) > 0
+    fleet["app1"].check_output("runuser -u httpbin -- touch /srv/httpbin/shared/upload")
+    gone = apps(httpbin={"state": "absent"})
+    assert sum(changes(site(records=gone, ufw_rules=[RULE])).values()) > 0
+    assert changes(site(records=gone, ufw_rules=[RULE])) == NOTHING
     with pytest.raises(Exception, match="closed connection without response"):
         fetch(BALANCER, HTTPBIN, "/get")
     assert fetch(BALANCER, SHOP, "/healthz").status == 200
@@ -241,12 +244,16 @@ def test_removed_application_is_gone(fleet):
         host = fleet[name]
         assert host.run("pgrep -u httpbin").rc != 0
         assert not host.file("/etc/wsgi-fleet/httpbin").exists
-        assert not host.file("/srv/httpbin/current").exists
+        assert host.file("/srv/httpbin").exists == (name == "app1")
+        assert not host.file("/var/log/wsgi-fleet/httpbin").exists
         assert not host.file("/run/wsgi-fleet/httpbin.sock").exists
         assert not host.user("httpbin").exists
         assert "httpbin" not in host.check_output(
             "/opt/wsgi-fleet/supervisor/bin/supervisorctl -c /etc/supervisord/supervisord.conf status || true"
         )
+    kept = fleet["app1"].check_output("find /srv/httpbin -printf '%p %u:%g\\n' | sort").split("\n")
+    assert [line.split()[0] for line in kept] == ["/srv/httpbin", "/srv/httpbin/shared", "/srv/httpbin/shared/upload"]
+    assert {line.split()[1] for line in kept} == {"root:root"}
 
 
 def test_removed_rule_is_gone_and_a_foreign_one_stays(fleet):

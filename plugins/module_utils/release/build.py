@@ -27,6 +27,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.release.host import (
     publish,
     remove_release,
     seal,
+    share_files,
     sync,
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.identity import (
@@ -129,6 +130,9 @@ class Builder:
             host.stop_builder()
             seal(self.release, grp.getgrnam(self.app.name).gr_gid)
             publish(self.release, self.app.public)
+            live = host.linked(self.app.name, "current")
+            if live:
+                share_files(self.venv, host.root / self.app.name / "releases" / live / "venv")
             self.mark(installed)
         except BaseException:
             host.stop_builder()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import filecmp
 import grp
 import json
 import os
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.custody import take_back
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import (
     ReleaseError,
     environment_secrets,
@@ -94,7 +96,7 @@ class Host:
         self.wheel_archive: str = params["wheel_archive"] or ""
         self.store = Store(self.state / "wheels")
         self.secrets = environment_secrets(self.settings)
-        self.erased = frozenset(entry["name"] for entry in params["removed"] if not entry["keep_data"])
+        self.removed = {entry["name"]: bool(entry["keep_data"]) for entry in params["removed"]}
         self.actions: list[str] = []
         self.left: list[str] = []
         self.builder = Account(-1, -1)
@@ -154,7 +156,7 @@ class Host:
                 f"the application lives in {known['root']}/{app.name}, not in {self.root}",
                 "take it out of the inventory, run, and then put it in with the new root",
             )
-        entry = {"root": str(self.root), "logs": str(self.logs)}
+        entry = {**(known or {}), "root": str(self.root), "logs": str(self.logs)}
         if known != entry:
             self.manifest[app.name] = entry
             if not self.check:
@@ -165,6 +167,10 @@ class Host:
         # The web server may get to what lies in there, but not see what that is.
         web = group_id(WEB_GROUP) if app.public_shared else account.gid
         self.ensure_directory(home, account.uid, web, 0o710 if app.public_shared else 0o750)
+        if "kept" in entry and self.act(f"{app.name}: give it back what it stored before it was removed"):
+            take_back(home, entry["kept"], account.uid, account.gid)
+            self.manifest[app.name] = {name: value for name, value in entry.items() if name != "kept"}
+            self.save_manifest()
         # Root's: supervisord opens the logs as root, and must not find a link there that the application has made.
         self.ensure_directory(self.logs / app.name, 0, group_id("adm"), 0o750)
 
@@ -249,6 +255,7 @@ class Host:
             "TMPDIR": str(self.cache / "tmp"),
             "UV_CACHE_DIR": str(self.cache / "uv"),
             "UV_LINK_MODE": "copy",  # a linked file would be the cache's own: writable by whatever is built later
+            "PYC_INVALIDATION_MODE": "UNCHECKED_HASH",  # what is sealed does not change, whatever its time says
             "UV_PYTHON_DOWNLOADS": "never",
             "UV_NO_PROGRESS": "1",
             "GIT_TERMINAL_PROMPT": "0",
@@ -410,6 +417,39 @@ def seal(release: Path, gid: int) -> None:
                 os.chmod(name, 0o750, dir_fd=handle)  # noqa: S103 - the group is the application
     os.chown(release, 0, gid)
     release.chmod(0o750)
+
+
+def share_files(release: Path, other: Path) -> None:
+    """Have files that two sealed releases have in common, byte by byte, be one on the disk and in memory.
+
+    What the file system refuses (too many links, another device) stays a copy. Links are not followed.
+    """
+    for directory, _names, files, _handle in os.fwalk(release, follow_symlinks=False):
+        twins = other / Path(directory).relative_to(release)
+        if not twins.is_dir() or twins.resolve() != other.resolve() / twins.relative_to(other):
+            continue
+        for name in files:
+            mine, twin = Path(directory, name), twins / name
+            if _is_same(mine, twin):
+                draft = mine.with_name(f".{name}.wsgi-fleet")
+                with contextlib.suppress(OSError):
+                    os.link(twin, draft)
+                    draft.replace(mine)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether these are two regular files with the same owner, mode and content."""
+    try:
+        mine, theirs = one.lstat(), other.lstat()
+    except FileNotFoundError:
+        return False
+    return (
+        stat.S_ISREG(mine.st_mode)
+        and mine.st_ino != theirs.st_ino
+        and (mine.st_mode, mine.st_uid, mine.st_gid, mine.st_size)
+        == (theirs.st_mode, theirs.st_uid, theirs.st_gid, theirs.st_size)
+        and filecmp.cmp(one, other, shallow=False)
+    )
 
 
 def is_published(release: Path, public: Sequence[str]) -> bool:

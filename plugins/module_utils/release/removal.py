@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.custody import give_to_root, strangers
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import ReleaseError
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.host import (
     OUR_NAMES,
@@ -36,13 +37,14 @@ def removal_problems(removed: object, apps: Iterable[Mapping[str, Any]]) -> list
     ]
 
 
-def retire(host: Host, name: str, entry: Mapping[str, str]) -> None:
-    """Remove what can be made again; its data, and the user that owns them, stay, and so do logs."""
+def retire(host: Host, name: str, entry: Mapping[str, Any]) -> None:
+    """For one that nobody speaks of any more: remove what can be made again; data, their owner and logs stay."""
     home, logs = Path(entry["root"], name), Path(entry["logs"], name)
     shared = home / "shared"
     remove_releases(host, name, home)
-    if shared.is_dir() and any(shared.iterdir()):
-        host.left.append(f"{shared}: holds data of {name}, so it stays, with its owner")
+    if holds_something(shared):
+        owner = "root's since its user went" if "kept" in entry else "with its owner"
+        host.left.append(f"{shared}: holds data of {name}, so it stays, {owner}")
         return
     retire_user(host, name, shared)
     retire_logs(host, name, logs)
@@ -52,21 +54,51 @@ def retire(host: Host, name: str, entry: Mapping[str, str]) -> None:
     forget(host, name)
 
 
-def erase(host: Host, name: str, entry: Mapping[str, str]) -> None:
-    """Remove all of it, data and logs too. What cannot go safely stays, and is told with its reason."""
+def erase(host: Host, name: str, entry: dict[str, Any]) -> None:
+    """Remove all of it, or all but its data. What cannot go safely stays, and is told with its reason."""
     home, logs = Path(entry["root"], name), Path(entry["logs"], name)
     shared = home / "shared"
     refuse_running(host, name)  # before anything goes: what runs may still write
     remove_releases(host, name, home)
-    gone = [remove_tree(host, name, path) for path in (shared, logs)]
+    keep_data = host.removed[name]
+    gone = [remove_tree(host, name, path) for path in ((logs,) if keep_data else (shared, logs))]
     if not all(gone):
         return  # the owner stays with what is left, or the next user could get his number
+    data = keep_data and holds_something(shared)
+    if data:
+        hand_over(host, name, entry, shared)
+        host.left.append(f"{shared}: holds data of {name}, so it stays, root's since its user went")
+    elif keep_data and shared.is_dir() and host.act(f"{name}: remove {shared}"):
+        shared.rmdir()
     retire_user(host, name, shared)
-    retire_home(host, name, home)
+    if data:
+        give_home(host, name, home)
+    else:
+        retire_home(host, name, home)
     config = host.config / name
     if config.is_dir() and not host.check:  # what the roles had in there went before
         leave(host, config, foreign_reason(config))
-    forget(host, name)
+    if not data:
+        forget(host, name)
+
+
+def holds_something(directory: Path) -> bool:
+    """Whether it is there and not empty."""
+    return directory.is_dir() and any(directory.iterdir())
+
+
+def hand_over(host: Host, name: str, entry: dict[str, Any], shared: Path) -> None:
+    """Give to root what the application's user owns, who is about to go; remember what was not his."""
+    try:
+        user = pwd.getpwnam(name)
+    except KeyError:
+        return
+    if user.pw_dir != str(shared) or not host.act(f"{name}: give {shared} to root"):
+        return
+    if "kept" not in entry:  # else a run that was killed has begun with it
+        entry["kept"] = strangers(shared, user.pw_uid, user.pw_gid)
+        host.save_manifest()
+    give_to_root(shared, user.pw_uid, user.pw_gid)
 
 
 def leave(host: Host, path: Path, reason: str) -> None:
@@ -129,6 +161,11 @@ def retire_home(host: Host, name: str, home: Path) -> None:
             home.rmdir()
         return
     leave(host, home, foreign_reason(home))
+    give_home(host, name, home)
+
+
+def give_home(host: Host, name: str, home: Path) -> None:
+    """What stays of an application's directory is not its group's any more."""
     if home.stat().st_gid != 0 and host.act(f"{name}: give {home} to root"):
         os.chown(home, 0, 0)
 

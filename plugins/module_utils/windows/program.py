@@ -276,11 +276,11 @@ class Run:
         if self.request["only"]:
             return
         known = {app["name"] for app in self.apps}
-        data_too = {app["name"] for app in self.request["removed"] if not app["keep_data"]}
+        removed = {app["name"]: app["keep_data"] for app in self.request["removed"]}
         directory = self.host.root / "apps"
         present = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
-        for name in sorted((present | data_too) - known):
-            self.attempt(name, lambda name=name: self.remove_app(name, name in data_too))  # type: ignore[misc]
+        for name in sorted((present | set(removed)) - known):
+            self.attempt(name, lambda name=name: self.remove_app(name, removed))  # type: ignore[misc]
         unpacked = self.host.root / "nginx"
         obsolete = [unpacked, self.host.data / "nginx"]
         if self.front:
@@ -299,8 +299,16 @@ class Run:
             if path.name not in wanted:
                 self.remove_path(path)
 
-    def remove_app(self, name: str, data_too: bool) -> None:
-        for path in (self.host.app(name), self.host.data / name if data_too else self.host.config(name)):
+    def remove_app(self, name: str, removed: Mapping[str, bool]) -> None:
+        """Remove what can be made again; of one taken away on purpose logs too, and data unless they are kept."""
+        home = self.host.data / name
+        paths = [self.host.app(name), self.host.config(name)]
+        if name in removed:
+            paths.append(home / "var" / "logs")
+            shared = home / "var" / "shared"
+            if not removed[name] or not shared.is_dir() or not any(shared.iterdir()):
+                paths.append(home)
+        for path in paths:
             self.remove_path(path)
 
     def remove_path(self, path: Path) -> None:

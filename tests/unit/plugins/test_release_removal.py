@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.wsgi.fleet.plugins.module_utils.release import removal
+from ansible_collections.wsgi.fleet.plugins.module_utils.release import custody, removal
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import ReleaseError
 
 NAME = "no-such-user"
@@ -24,6 +25,7 @@ class Host:
         self.actions: list[str] = []
         self.left: list[str] = []
         self.warnings: list[str] = []
+        self.removed = {NAME: False}
         self.saved = 0
 
     def act(self, text: str) -> bool:
@@ -53,8 +55,9 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(action: Callable[..., None], place: Path, *, check: bool = False) -> Host:
+def run(action: Callable[..., None], place: Path, *, check: bool = False, keep_data: bool = False) -> Host:
     host = Host(place, check)
+    host.removed = {NAME: keep_data}
     action(host, NAME, host.manifest[NAME])
     return host
 
@@ -95,6 +98,90 @@ def test_retire_keeps_data_and_logs(place: Path) -> None:
     assert host.left == [f"{place}/srv/{NAME}/shared: holds data of {NAME}, so it stays, with its owner"]
     assert host.warnings == []
     assert run(removal.retire, place).actions == []
+
+
+def test_erase_keeps_data_where_that_is_asked_for(place: Path) -> None:
+    shared = place / "srv" / NAME / "shared"
+    foreseen = run(removal.erase, place, check=True, keep_data=True)
+    host = run(removal.erase, place, keep_data=True)
+    assert paths(place) == sorted(
+        ["cache", "cache/git", "etc", "log", "precious", "srv", f"srv/{NAME}"]
+        + [f"srv/{NAME}/shared{path}" for path in ("", "/link", "/uploads", "/uploads/photo")]
+    )
+    assert host.actions == foreseen.actions
+    assert host.left == [f"{shared}: holds data of {NAME}, so it stays, root's since its user went"]
+    assert len(host.manifest) == 1
+    assert run(removal.erase, place, keep_data=True).actions == []
+    # what holds nothing is nothing to keep
+    (shared / "link").unlink()
+    shutil.rmtree(shared / "uploads")
+    foreseen = run(removal.erase, place, check=True, keep_data=True)
+    host = run(removal.erase, place, keep_data=True)
+    assert host.actions == foreseen.actions
+    assert (host.manifest, host.left, shared.parent.exists()) == ({}, [], False)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Files of an application, of root, of both, and of somebody else."""
+    shared = tmp_path / "shared"
+    (shared / "uploads").mkdir(parents=True)
+    (shared / "link").symlink_to("/etc/passwd")
+    owners = {
+        ".": (4711, 4712),
+        "uploads": (4711, 4712),
+        "uploads/photo": (4711, 4712),
+        "link": (4711, 4712),
+        "settings": (0, 4712),
+        "key": (0, 0),
+        "report": (4711, 33),
+        "other": (5000, 5000),
+    }
+    for name, (uid, gid) in owners.items():
+        path = shared / name
+        if not path.exists():
+            path.touch()
+        os.chown(path, uid, gid, follow_symlinks=False)
+    return shared
+
+
+def owners(shared: Path) -> dict[str, tuple[int, int]]:
+    return {str(path.relative_to(shared)): (path.lstat().st_uid, path.lstat().st_gid) for path in shared.rglob("*")}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+def test_data_are_roots_while_their_user_is_away(data: Path) -> None:
+    before = owners(data)
+    others = custody.strangers(data, 4711, 4712)
+    assert others == {"settings": [0, None], "key": [0, 0], "report": [None, 33], "other": [5000, 5000]}
+    custody.give_to_root(data, 4711, 4712)
+    away = {name: (0 if uid == 4711 else uid, 0 if gid == 4712 else gid) for name, (uid, gid) in before.items()}
+    assert owners(data) == away
+    assert (data.stat().st_uid, data.stat().st_gid) == (0, 0)
+
+    (data / "came meanwhile").touch()
+    os.chown(data / "came meanwhile", 6000, 6000)
+    # by another number, and from the middle
+    custody.take_back(data / "uploads", others, 4811, 4812)
+    custody.take_back(data, others, 4811, 4812)
+    new = {4711: 4811, 4712: 4812}
+    expected = {name: (new.get(uid, uid), new.get(gid, gid)) for name, (uid, gid) in before.items()}
+    assert owners(data) == {**expected, "came meanwhile": (6000, 6000)}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_was_not_the_users_is_remembered_once(data: Path, monkeypatch: pytest.MonkeyPatch, killed: bool) -> None:
+    user = type("User", (), {"pw_uid": 4711, "pw_gid": 4712, "pw_dir": str(data)})
+    monkeypatch.setattr(removal.pwd, "getpwnam", lambda _: user)
+    host, entry = Host(data.parent, check=False), {}
+    if killed:  # after a part of it
+        entry = {"kept": custody.strangers(data, 4711, 4712)}
+        os.chown(data / "uploads", 0, 0)
+    removal.hand_over(host, NAME, entry, data)
+    assert entry["kept"] == {"settings": [0, None], "key": [0, 0], "report": [None, 33], "other": [5000, 5000]}
+    assert host.saved == (0 if killed else 1)
+    assert owners(data)["uploads"] == owners(data)["uploads/photo"] == (0, 0)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
