@@ -29,17 +29,13 @@ RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+f
 
 
 def apps(**changes):
-    """The sandbox's records by name, with `changes` laid over them; None takes one away."""
+    """The sandbox's records by name, with `changes` laid over them."""
     text = (INVENTORIES[0] / "group_vars" / "all" / "apps.yml").read_text()
     records = yaml.safe_load(text.replace("{{ sandbox_root }}", str(ROOT)))["wsgi_apps"]
     for record in records:
         if record["name"] == "shop":
             record["secrets"] = {"SECRET_KEY": SECRET}
-    return [
-        record | (changes.get(record["name"]) or {})
-        for record in records
-        if changes.get(record["name"], {}) is not None
-    ]
+    return [record | changes.get(record["name"], {}) for record in records]
 
 
 def site(*arguments, records=None, **variables):
@@ -228,15 +224,14 @@ def test_release_that_does_not_import_does_not_go_live(fleet, tmp_path):
     assert fetch(BALANCER, SHOP, "/healthz").status == 200
 
 
+GONE = {"state": "absent"}
 RULE = {"port": 8888, "proto": "tcp", "action": "reject"}
 
 
 def test_removed_application_is_gone(fleet):
     fleet["lb1"].check_output("ufw allow 7777/tcp")
     fleet["app1"].check_output("runuser -u httpbin -- touch /srv/httpbin/shared/upload")
-    gone = apps(httpbin={"state": "absent"})
-    assert sum(changes(site(records=gone, ufw_rules=[RULE])).values()) > 0
-    assert changes(site(records=gone, ufw_rules=[RULE])) == NOTHING
+    assert sum(changes(site(records=apps(httpbin=GONE), ufw_rules=[RULE])).values()) > 0
     with pytest.raises(Exception, match="closed connection without response"):
         fetch(BALANCER, HTTPBIN, "/get")
     assert fetch(BALANCER, SHOP, "/healthz").status == 200
@@ -258,7 +253,7 @@ def test_removed_application_is_gone(fleet):
 
 def test_removed_rule_is_gone_and_a_foreign_one_stays(fleet):
     assert connects(BALANCER, 8888) == "refused"
-    changes(site(records=apps(httpbin=None)))
+    changes(site(records=apps(httpbin=GONE)))
     assert connects(BALANCER, 8888) == "dropped"
     assert "7777" in fleet["lb1"].check_output("ufw status")
-    assert changes(site(records=apps(httpbin=None))) == NOTHING
+    assert changes(site(records=apps(httpbin=GONE))) == NOTHING
