@@ -120,6 +120,8 @@ def boots(fleet):
 @thorough
 def test_hosts_reboot_one_after_the_other_and_nobody_notices(source, fleet, host, tmp_path):
     served, before = version(), boots(fleet)
+    assert set(changes(play("reboot", source(served), "--check")).values()) != {0}
+    assert boots(fleet) == before
     with Visitors(tmp_path) as visitors:
         changes(play("reboot", source(served)))
     assert visitors.seen["failed"] == {}, visitors.seen
