@@ -36,12 +36,10 @@ _value:
   type: dict
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.wsgi.fleet.plugins.module_utils import instances
-from ansible_collections.wsgi.fleet.plugins.module_utils.plan._checks import plain
 
 # Keys of a record that are keys of the file too.
 _KEYS = ("callable", "directory", "listen_fd", "stop_timeout", "log_level")
@@ -50,62 +48,27 @@ _OWN_SOCKETS = ("host", "port", "listen", "unix_socket", "unix_socket_perms")
 
 def problems_of(instance: Mapping[str, Any]) -> list[str]:
     """What is wrong with one record, beyond its types."""
-    problems = instances.problems_of(instance, "waitress")
-    if instance.get("listen_fd") is not None:
-        problems += [
-            f"settings: {name}: is of no use with listen_fd; leave one of them out"
-            for name in _OWN_SOCKETS
-            if name in (instance.get("settings") or {})
-        ]
-    return problems
+    if instance.get("listen_fd") is None:
+        return []
+    return [
+        f"settings: {name}: is of no use with listen_fd; leave one of them out"
+        for name in _OWN_SOCKETS
+        if name in (instance.get("settings") or {})
+    ]
 
 
-def config_text(instance: Mapping[str, Any]) -> str:
-    """The JSON file of an instance; ASCII only, so that no encoding matters."""
+def content_of(instance: Mapping[str, Any]) -> dict[str, Any]:
+    """What the JSON file of an instance says."""
     config = {key: instance[key] for key in _KEYS if instance.get(key) is not None}
-    config["waitress"] = instance.get("settings") or {}
-    return json.dumps(plain(config), indent=2, sort_keys=True) + "\n"
+    return {**config, "waitress": instance.get("settings") or {}}
 
 
-def check_of(instance: Mapping[str, Any]) -> dict[str, Any]:
-    """The test that waitress and the application take part in: in its environment, as its user."""
-    name = instance["name"]
-    test = {
-        "name": f"wsgi_host.py --check for {name}",
-        "file": f"{name}/waitress.json",
-        "user": instance["user"],
-        "argv": [
-            *instances.python_of(instance),
-            f"{{root}}/{name}/wsgi_host.py",
-            "--check",
-            f"{{root}}/{name}/waitress.json",
-        ],
-        # A new release is tried when it is switched to; here only what changes here counts.
-        "when_changed": [f"{name}/waitress.json", f"{name}/wsgi_host.py"],
-    }
-    if instance.get("directory"):
-        test["chdir"] = instance["directory"]
-    return test
+WAITRESS = instances.Hosted("waitress", "waitress_instances", "wsgi_host.py", "waitress.json", content_of, problems_of)
 
 
 def waitress_tree(records: Sequence[Mapping[str, Any]], host: str) -> dict[str, Any]:
     """See DOCUMENTATION."""
-    problems = instances.all_problems(records, "waitress_instances", problems_of)
-    if problems:
-        return {"problems": problems, "files": [], "tests": []}
-    files = []
-    for instance in records:
-        name = instance["name"]
-        files += [
-            {"path": f"{name}/wsgi_host.py", "src": host},
-            {
-                "path": f"{name}/waitress.json",
-                "content": config_text(instance),
-                "group": instance["group"],
-                "mode": "0640",
-            },
-        ]
-    return {"problems": [], "files": files, "tests": [check_of(instance) for instance in records]}
+    return instances.hosted_tree(WAITRESS, records, host)
 
 
 class FilterModule:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
+from . import _mod_wsgi
 from ._programs import background_programs
 from ._servers import CONFIG, FILES, server_of, start_otherwise
 from ._topology import HTTP_PORT, HTTPS_PORT
@@ -42,6 +43,11 @@ def python_versions(plan: Plan, host: str) -> list[str]:
     """Return the versions of Python that the apps of a host ask for, oldest first."""
     versions = {app["python"] for app in _apps(plan, host) if "python" in app}
     return sorted(versions, key=lambda version: [int(number) for number in version.split(".")])
+
+
+def python_packages(plan: Plan, host: str) -> list[str]:
+    """Return the packages of the distribution that the servers of a host's apps need."""
+    return sorted({package for app in _apps(plan, host) for package in server_of(app).packages})
 
 
 def app_apps(plan: Plan, host: str) -> Records:
@@ -139,7 +145,7 @@ def wheelhouse_hosts(plan: Plan, systems: Mapping[str, str]) -> list[str]:
 
 
 def _instance(app: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what roles gunicorn and waitress both want to know of an app."""
+    """Return what the servers' roles all want to know of an app."""
     return {
         "name": app["name"],
         "user": app["name"],
@@ -182,6 +188,23 @@ def waitress_instances(plan: Plan, host: str) -> Records:
         }
         for app in _apps(plan, host)
         if app["server"] == "waitress"
+    ]
+
+
+def mod_wsgi_instances(plan: Plan, host: str) -> Records:
+    """Return the instances of role mod_wsgi."""
+    return [
+        {
+            **_instance(app),
+            "stop_timeout": app["mod_wsgi"]["stop_timeout"],
+            "options": {
+                **_mod_wsgi.complete_settings(app["mod_wsgi"]["settings"]),
+                # Nobody but the web server in front gets to the socket.
+                "trust_proxy_header": [f"X-Forwarded-{what}" for what in ("For", "Host", "Port", "Proto")],
+            },
+        }
+        for app in _apps(plan, host)
+        if app["server"] == "mod_wsgi"
     ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from . import _gunicorn, _waitress, site_options
+from . import _gunicorn, _mod_wsgi, _waitress, site_options
 from ._checks import (
     Field,
     Fields,
@@ -81,6 +81,7 @@ _RECORD: Fields = {
     "masters": Field(integer(1, 8), 2),
     "gunicorn": Field(_gunicorn.check_gunicorn, {"version": _gunicorn.DEFAULT_VERSION, "settings": {}}),
     "waitress": Field(_waitress.check_waitress, _waitress.check_waitress({}, Where([], ""))),
+    "mod_wsgi": Field(_mod_wsgi.check_mod_wsgi, _mod_wsgi.check_mod_wsgi({}, Where([], ""))),
     "front": Field(choice("nginx", "apache", "none"), "none"),
     "port": Field(_check_port),
     "health": Field(string('a path such as "/healthz"', r"/[!-~]*")),

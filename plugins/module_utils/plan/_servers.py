@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from . import _gunicorn, _waitress
+from . import _gunicorn, _mod_wsgi, _waitress
 from ._checks import Where, show
 
 CONFIG = "/etc/wsgi-fleet"
 # In the app's directory below CONFIG: what its processes are started from. All of them, whoever serves: a program that
 # is the same for supervisord before and after a change of the server has its processes replaced one after the other.
-FILES = ("env", "run", "start", "gunicorn.conf.py", "waitress.json", "wsgi_host.py")
+FILES = (
+    *("env", "run", "start", "gunicorn.conf.py", "waitress.json", "wsgi_host.py"),
+    *("mod_wsgi.json", "express_host.py"),
+)
 
 App = Mapping[str, Any]
 
@@ -23,6 +26,8 @@ class Server(Protocol):
     """The keys of a record that are about it."""
     program: str
     """What a release has where it is installed."""
+    packages: tuple[str, ...]
+    """What it needs of the distribution, to be built and to run."""
 
     def requirement(self, app: App) -> str:
         """Return what to install for it, pinned."""
@@ -57,6 +62,7 @@ class Gunicorn:
 
     keys: tuple[str, ...] = ("gunicorn", "workers", "masters")
     program = "gunicorn"
+    packages: tuple[str, ...] = ()
 
     def requirement(self, app: App) -> str:
         return _gunicorn.requirement(app["gunicorn"]["version"], app["gunicorn"]["settings"]["worker_class"])
@@ -97,29 +103,55 @@ class Gunicorn:
         return ["-c", f"{CONFIG}/{app['name']}/gunicorn.conf.py"]
 
 
-class Waitress:
-    """Processes with threads on one socket, each in our own host, which stops without cutting a request."""
+class _Hosted:
+    """Processes on one socket, each in a program of ours, which stops without cutting a request."""
+
+    keys: tuple[str, ...]
+    packages: tuple[str, ...] = ()
+    host: str
+    """The program; what it reads is called as the key of the record."""
+    oldest_python: tuple[int, int]
+
+    def requirement(self, app: App) -> str:
+        return f"{self.keys[0]}=={self._about(app)['version']}"
+
+    def check(self, app: App) -> list[str]:
+        return self._command(app, "--check")
+
+    def start(self, app: App) -> list[str]:
+        return self._command(app)
+
+    def trial(self, app: App) -> list[str]:
+        return self._command(app)
+
+    def processes(self, app: App) -> int:
+        return int(self._about(app)["instances"])
+
+    def stop_time(self, app: App) -> tuple[str, int]:
+        return f"{self.keys[0]}.stop_timeout", self._about(app)["stop_timeout"]
+
+    def fits(self, app: App, where: Where) -> None:
+        python, (major, minor) = app.get("python"), self.oldest_python
+        if python and tuple(map(int, python.split("."))) < self.oldest_python:
+            where.at("python").fail(
+                f"is {show(python)}, but server {app['server']} needs {major}.{minor} or newer; choose a newer Python"
+            )
+
+    def _about(self, app: App) -> dict[str, Any]:
+        return dict(app[self.keys[0]])
+
+    def _command(self, app: App, *options: str) -> list[str]:
+        config = f"{CONFIG}/{app['name']}"
+        return ["python", f"{config}/{self.host}", *options, f"{config}/{self.keys[0]}.json"]
+
+
+class Waitress(_Hosted):
+    """Processes with threads."""
 
     keys: tuple[str, ...] = ("waitress",)
     program = "waitress-serve"
-
-    def requirement(self, app: App) -> str:
-        return f"waitress=={app['waitress']['version']}"
-
-    def check(self, app: App) -> list[str]:
-        return self._host(app, "--check")
-
-    def start(self, app: App) -> list[str]:
-        return self._host(app)
-
-    def trial(self, app: App) -> list[str]:
-        return self._host(app)
-
-    def processes(self, app: App) -> int:
-        return int(app["waitress"]["instances"])
-
-    def stop_time(self, app: App) -> tuple[str, int]:
-        return "waitress.stop_timeout", app["waitress"]["stop_timeout"]
+    host = "wsgi_host.py"
+    oldest_python = _waitress.OLDEST_PYTHON
 
     def idle_time(self, app: App) -> int:
         return int(_waitress.complete_settings(app["waitress"]["settings"])["channel_timeout"])
@@ -128,18 +160,26 @@ class Waitress:
         # waitress never gives up; this is nginx's own.
         return 60
 
-    def fits(self, app: App, where: Where) -> None:
-        python = app.get("python")
-        if python and tuple(map(int, python.split("."))) < _waitress.OLDEST_PYTHON:
-            where.at("python").fail(f"is {show(python)}, but server waitress needs 3.9 or newer; choose a newer Python")
 
-    @staticmethod
-    def _host(app: App, *options: str) -> list[str]:
-        config = f"{CONFIG}/{app['name']}"
-        return ["python", f"{config}/wsgi_host.py", *options, f"{config}/waitress.json"]
+class ModWsgi(_Hosted):
+    """Apaches of the app's own, each with processes and threads."""
+
+    keys: tuple[str, ...] = ("mod_wsgi",)
+    program = "mod_wsgi-express"
+    packages: tuple[str, ...] = ("apache2-bin", "apache2-dev")  # without the service that the package apache2 is
+    host = "express_host.py"
+    oldest_python = _mod_wsgi.OLDEST_PYTHON
+
+    def idle_time(self, app: App) -> int:
+        # One request for each connection: a stop needs to know when nobody is there any more.
+        return 0
+
+    def answer_time(self, app: App) -> int:
+        # Apache gives up first, so that its own answer is seen.
+        return int(_mod_wsgi.complete_settings(app["mod_wsgi"]["settings"])["socket_timeout"]) + 5
 
 
-SERVERS: dict[str, Server] = {"gunicorn": Gunicorn(), "waitress": Waitress()}
+SERVERS: dict[str, Server] = {"gunicorn": Gunicorn(), "waitress": Waitress(), "mod_wsgi": ModWsgi()}
 
 
 def server_of(app: App) -> Server:

@@ -147,7 +147,7 @@ def _hosts_of(
         else:
             good = False
             if name in windows:
-                where.fail(f"{name} is in {WINDOWS}, but server gunicorn runs on Linux only; set server to waitress")
+                where.fail(f"{name} is in {WINDOWS}, where no server but waitress runs; set server to waitress")
             elif any(name in members for members in groups.values()):
                 where.fail(f"{name} is not in {LINUX}; add it there, or take it out here")
             else:

@@ -182,9 +182,10 @@ def check_package(value: object, where: Where) -> str | None:
     if not re.match(r"[A-Za-z0-9]", requirement) or "\n" in requirement:
         where.fail(f'is {show(requirement)}, must be one requirement such as "redis==7.0.1", without options')
         return None
-    server = re.match(r"(gunicorn|waitress)(?![A-Za-z0-9._-])", requirement, re.IGNORECASE)
+    server = re.match(r"(gunicorn|waitress|mod[-_.]wsgi)(?![A-Za-z0-9._-])", requirement, re.IGNORECASE)
     if server:
-        where.fail(f"is {server[1]}, whose version belongs in {server[1].lower()}.version")
+        key = re.sub(r"[-.]", "_", server[1].lower())
+        where.fail(f"is {server[1]}, whose version belongs in {key}.version")
         return None
     return requirement
 

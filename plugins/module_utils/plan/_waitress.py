@@ -5,13 +5,11 @@ The table comes from `waitress.adjustments.Adjustments` of 2.1.2 to 3.0.2, which
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from ._checks import Check, Where, boolean, choice, integer, kind, list_of, string, suggest
+from ._checks import Check, Where, boolean, choice, integer, list_of, string
+from ._hosted import Hosted, check_hosted
 
-DEFAULT_VERSION = "3.0.2"
-OLDEST_VERSION = (2, 1, 2)
 # The version that Python needs to be: 3.0 is for 3.9 and newer.
 OLDEST_PYTHON = (3, 9)
 
@@ -58,12 +56,6 @@ SETTINGS: dict[str, Check] = {
     "url_prefix": _text,
     "url_scheme": choice("http", "https"),
 }
-# Ours, beside waitress' own.
-_OWN: dict[str, Check] = {
-    "instances": integer(1, 32),
-    # Seconds within which requests that run may end when a process is told to stop.
-    "stop_timeout": integer(1, 3600),
-}
 _LISTENS = "is derived; give port on the record for a TCP socket"
 DERIVED = {
     "backlog": "belongs to supervisor, which holds the socket; give supervisor.socket_backlog on the record",
@@ -73,40 +65,15 @@ DERIVED = {
     "socket_options": "is nothing that waitress would read; leave it out",
     "workers": "is gunicorn's; give instances for processes and threads for each of them",
 }
-_SUGGESTED = [*SETTINGS, *_OWN, *DERIVED, "version"]
-_VERSION = re.compile(r"\d+(\.\d+){0,2}((a|b|rc)\d+)?(\.post\d+)?")
+WAITRESS = Hosted("waitress", SETTINGS, DERIVED, "3.0.2", (2, 1, 2), "let requests be smuggled past nginx")
 
 
 def check_waitress(value: object, where: Where) -> dict[str, Any] | None:
     """Check waitress' part of a record; returns {version, instances, stop_timeout, settings}."""
-    if not isinstance(value, dict):
-        where.fail(f"is {kind(value)}, must be a mapping of waitress' settings, version, instances and stop_timeout")
-        return None
-    given: dict[str, Any] = {}
-    settings: dict[str, Any] = {}
-    for key, member in value.items():
-        name, place = str(key), where.at(str(key))
-        if name == "version":
-            given[name] = _version(member, place)
-        elif name in _OWN:
-            given[name] = _OWN[name](member, place)
-        elif name in SETTINGS:
-            settings[name] = SETTINGS[name](member, place)
-        else:
-            place.fail(DERIVED.get(name) or f"is no setting of waitress; {suggest(name, _SUGGESTED)}")
-    _check_proxy(settings, where)
-    # What was refused must not keep the rest from being checked.
-    given = {key: member for key, member in given.items() if member is not None}
-    return {"version": DEFAULT_VERSION, "instances": 2, "stop_timeout": 30, **given, "settings": settings}
-
-
-def _version(value: object, where: Where) -> str | None:
-    version = string(f'an exact version such as "{DEFAULT_VERSION}"', _VERSION.pattern)(value, where)
-    numbers = [*map(int, re.findall(r"\d+", version or "")), 0, 0]
-    if version and tuple(numbers[:3]) < OLDEST_VERSION:
-        where.fail(f"is {version}, must be 2.1.2 or newer (older ones let requests be smuggled past nginx)")
-        return None
-    return version
+    checked = check_hosted(WAITRESS, value, where)
+    if checked:
+        _check_proxy(checked["settings"], where)
+    return checked
 
 
 def _check_proxy(settings: dict[str, Any], where: Where) -> None:

@@ -66,6 +66,8 @@ _FIXES = (
      "the application's requirements and `packages` (the server and its workers) contradict each other: align them"),
     (r"was not found in the package registry|not found in the provided package locations",
      "correct the package's name, or name the index that has it in app_uv_environment"),
+    (r"'apxs' command appears not to be installed",
+     "mod_wsgi is compiled with apache2-dev: run site.yml, which installs that, or give role python python_packages"),
     (r"Python\.h: No such file|unable to execute|command '[^']*(?:cc|gcc|g\+\+)' failed|Unknown compiler|error: linker",
      "this package is compiled: add the compiler and the headers that it wants to python_build_packages"),
     (r"No space left on device", "make room on the host's file system"),

@@ -17,7 +17,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.wsgi.fleet.plugins.filter.plan import FilterModule
 from ansible_collections.wsgi.fleet.plugins.filter.supervisor_tree import supervisor_tree
 from ansible_collections.wsgi.fleet.plugins.module_utils import plan as fleet
-from ansible_collections.wsgi.fleet.plugins.module_utils.plan import _waitress
+from ansible_collections.wsgi.fleet.plugins.module_utils.plan import _mod_wsgi, _waitress
 from waitress.adjustments import Adjustments
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -153,7 +153,16 @@ def test_four_keys_are_enough():
                         "/etc/wsgi-fleet/shop/wsgi_host.py",
                         "/etc/wsgi-fleet/shop/waitress.json",
                     ],
-                }
+                },
+                {
+                    "without": "gunicorn",
+                    "program": "mod_wsgi-express",
+                    "command": [
+                        "python",
+                        "/etc/wsgi-fleet/shop/express_host.py",
+                        "/etc/wsgi-fleet/shop/mod_wsgi.json",
+                    ],
+                },
             ],
             "check": ["gunicorn", "--check-config", "-c", "/etc/wsgi-fleet/shop/gunicorn.conf.py"],
             "serve": ["gunicorn", "--workers", "1", "-c", "/etc/wsgi-fleet/shop/gunicorn.conf.py"],
@@ -221,6 +230,8 @@ def test_four_keys_are_enough():
                 "/etc/wsgi-fleet/shop/gunicorn.conf.py",
                 "/etc/wsgi-fleet/shop/waitress.json",
                 "/etc/wsgi-fleet/shop/wsgi_host.py",
+                "/etc/wsgi-fleet/shop/mod_wsgi.json",
+                "/etc/wsgi-fleet/shop/express_host.py",
             ],
         }
     ]
@@ -365,12 +376,9 @@ def test_waitress_needs_no_more_than_its_name():
     config = "/etc/wsgi-fleet/shop"
     assert app["packages"] == ["waitress==3.0.2"]
     assert app["start"] == app["serve"] == ["python", f"{config}/wsgi_host.py", f"{config}/waitress.json"]
-    assert app["start_otherwise"] == [
-        {
-            "without": "waitress-serve",
-            "program": "gunicorn",
-            "command": ["gunicorn", "-c", f"{config}/gunicorn.conf.py"],
-        }
+    assert [(other["without"], other["program"], other["command"]) for other in app["start_otherwise"]] == [
+        ("waitress-serve", "gunicorn", ["gunicorn", "-c", f"{config}/gunicorn.conf.py"]),
+        ("waitress-serve", "mod_wsgi-express", ["python", f"{config}/express_host.py", f"{config}/mod_wsgi.json"]),
     ]
     assert app["check"] == ["python", f"{config}/wsgi_host.py", "--check", f"{config}/waitress.json"]
     assert fleet.waitress_instances(plan, "app1") == [
@@ -450,6 +458,70 @@ def test_settings_of_waitress_are_those_of_its_role():
     assert own < set(_waitress.DERIVED)
     known = {*_waitress.SETTINGS, *_waitress.DERIVED} - {"workers", "socket_options"}
     assert known == set(Adjustments._param_map)
+
+
+def test_mod_wsgi_needs_no_more_than_its_name():
+    plan = make({**SHOP, "server": "mod_wsgi", "front": "apache"}, apps="app1")
+    [app] = fleet.app_apps(plan, "app1")
+    config = "/etc/wsgi-fleet/shop"
+    assert app["packages"] == ["mod_wsgi==6.1.1"]
+    assert app["start"] == app["serve"] == ["python", f"{config}/express_host.py", f"{config}/mod_wsgi.json"]
+    assert app["check"] == ["python", f"{config}/express_host.py", "--check", f"{config}/mod_wsgi.json"]
+    assert fleet.mod_wsgi_instances(plan, "app1") == [
+        {
+            "name": "shop",
+            "user": "shop",
+            "group": "shop",
+            "callable": "wsgi:app",
+            "runner": [f"{config}/run", "--next"],
+            "stop_timeout": 30,
+            "options": {
+                "processes": 1,
+                "threads": 8,
+                "socket_timeout": 60,
+                "startup_timeout": 60,
+                "limit_request_body": 0,
+                "chunked_request": True,
+                "trust_proxy_header": ["X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Proto"],
+            },
+        }
+    ]
+    assert fleet.apache_sites(plan, "app1")[0]["server"] == "unix:/run/wsgi-fleet/shop.sock"
+    [site] = fleet.nginx_sites(plan, "app1")
+    assert (site["proxy_read_timeout"], site["upstream"]["keepalive"]) == (65, 0)
+    # the same program for supervisord as with any server
+    assert fleet.supervisor_programs(plan, "app1") == fleet.supervisor_programs(make(SHOP, apps="app1"), "app1")
+    assert fleet.served_otherwise(plan, "app1", "mod_wsgi") == []
+    assert fleet.gunicorn_instances(plan, "app1", 4) == fleet.waitress_instances(plan, "app1") == []
+
+
+def test_every_key_of_mod_wsgi_arrives():
+    given = {"version": "6.1.0", "instances": 3, "stop_timeout": 50, "threads": 4, "socket_timeout": 90}
+    plan = make({**SHOP, "server": "mod_wsgi", "mod_wsgi": given}, apps="app1")
+    assert fleet.app_apps(plan, "app1")[0]["packages"] == ["mod_wsgi==6.1.0"]
+    [instance] = fleet.mod_wsgi_instances(plan, "app1")
+    assert instance["stop_timeout"] == 50
+    assert (instance["options"]["threads"], instance["options"]["socket_timeout"]) == (4, 90)
+    [program] = fleet.supervisor_programs(plan, "app1")
+    assert (program["numprocs"], program["stopwaitsecs"]) == (3, 60)
+    assert fleet.nginx_sites(plan, "app1")[0]["proxy_read_timeout"] == 95
+
+
+def test_settings_of_mod_wsgi_are_those_of_its_role():
+    spec = yaml.safe_load((ROOT / "roles" / "mod_wsgi" / "meta" / "argument_specs.yml").read_text())
+    instance = spec["argument_specs"]["main"]["options"]["mod_wsgi_instances"]["options"]
+    assert set(instance["options"]["options"]) - {"trust_proxy_header"} == set(_mod_wsgi.SETTINGS)
+    assert {"trust_proxy_header"} < set(_mod_wsgi.DERIVED)
+    assert not set(_mod_wsgi.SETTINGS) & set(_mod_wsgi.DERIVED)
+
+
+@pytest.mark.parametrize(
+    ("server", "packages"), [("gunicorn", []), ("waitress", []), ("mod_wsgi", ["apache2-bin", "apache2-dev"])]
+)
+def test_hosts_get_the_packages_that_their_servers_need(server, packages):
+    plan = make({**SHOP, "server": server, "hosts": ["app1"]}, {**SHOP, "name": "other", "domains": ["other.example"]})
+    assert fleet.python_packages(plan, "app1") == packages
+    assert fleet.python_packages(plan, "app2") == []
 
 
 @pytest.mark.parametrize(
@@ -850,8 +922,10 @@ def as_module_options(options: dict[str, Any]) -> dict[str, Any]:
         ("app", "app_removed", fleet.app_removed),
         ("gunicorn", "gunicorn_instances", lambda plan, host: fleet.gunicorn_instances(plan, host, 4)),
         ("waitress", "waitress_instances", fleet.waitress_instances),
+        ("mod_wsgi", "mod_wsgi_instances", fleet.mod_wsgi_instances),
         ("nginx", "nginx_sites", fleet.nginx_sites),
         ("python", "python_versions", fleet.python_versions),
+        ("python", "python_packages", fleet.python_packages),
         ("supervisor", "supervisor_programs", fleet.supervisor_programs),
         ("ufw", "ufw_fleet_rules", fleet.ufw_rules),
     ],
@@ -865,6 +939,7 @@ def test_roles_take_what_they_are_given(role, variable, project):
             SHOP,
             {**FULL, "name": "full", "domains": ["full.example"]},
             {**WAITRESS, "name": "other", "domains": ["other.example"], "port": 8001},
+            {**SHOP, "name": "third", "domains": ["third.example"], "server": "mod_wsgi"},
             {"name": "old", "state": "absent"},
             balancers=names,
         )

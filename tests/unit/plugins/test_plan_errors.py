@@ -70,7 +70,7 @@ WRONG = [
         ),
     ),
     ({"python": "3"}, "app shop: python: is '3', must be a version such as \"3.13\""),
-    ({"server": "uwsgi"}, "app shop: server: is 'uwsgi', must be one of gunicorn, waitress"),
+    ({"server": "uwsgi"}, "app shop: server: is 'uwsgi', must be one of gunicorn, waitress, mod_wsgi"),
     ({"env": ["A=1"]}, "app shop: env: is a list, must be a mapping of names to values"),
     # name
     ({"name": "Shop"}, f"wsgi_apps[0]: name: is 'Shop', {NAME}"),
@@ -132,7 +132,7 @@ WRONG = [
     ({"hosts": ["db1"]}, "app shop: hosts: db1 is not in linux_apps; add it there, or take it out here"),
     (
         {"hosts": ["win1"]},
-        "app shop: hosts: win1 is in windows_apps, but server gunicorn runs on Linux only; set server to waitress",
+        "app shop: hosts: win1 is in windows_apps, where no server but waitress runs; set server to waitress",
     ),
     (
         {"hosts": ["empty", "databases"]},
@@ -349,6 +349,61 @@ WRONG = [
     (
         {"server": "waitress", "packages": ["Waitress>=3"]},
         "app shop: packages[0]: is Waitress, whose version belongs in waitress.version",
+    ),
+    # mod_wsgi
+    (
+        {"server": "mod_wsgi", "hosts": ["win1"]},
+        "app shop: hosts: win1 is in windows_apps, where no server but waitress runs; set server to waitress",
+    ),
+    (
+        {"mod_wsgi": {}},
+        "app shop: mod_wsgi: is about mod_wsgi, but server is gunicorn; leave it out, or set server to mod_wsgi",
+    ),
+    (
+        {"server": "mod_wsgi", "workers": 3},
+        "app shop: workers: is about gunicorn, but server is mod_wsgi; leave it out, or set server to gunicorn",
+    ),
+    (
+        {"server": "mod_wsgi", "mod_wsgi": []},
+        (
+            "app shop: mod_wsgi: is a list, "
+            "must be a mapping of mod_wsgi-express' settings, version, instances and stop_timeout"
+        ),
+    ),
+    (
+        {"server": "mod_wsgi", "mod_wsgi": {"process": 4}},
+        "app shop: mod_wsgi.process: is no setting of mod_wsgi-express; did you mean processes?",
+    ),
+    (
+        {"server": "mod_wsgi", "mod_wsgi": {"threads": 0}},
+        "app shop: mod_wsgi.threads: is 0, must be a whole number of 1 or more",
+    ),
+    (
+        {"server": "mod_wsgi", "mod_wsgi": {"port": 8080}},
+        "app shop: mod_wsgi.port: is derived; give port on the record for a TCP socket",
+    ),
+    (
+        {"server": "mod_wsgi", "mod_wsgi": {"user": "root"}},
+        "app shop: mod_wsgi.user: is derived; leave it out",
+    ),
+    (
+        {"server": "mod_wsgi", "mod_wsgi": {"version": "5.0.2"}},
+        "app shop: mod_wsgi.version: is 5.0.2, must be 6.0.0 or newer (older ones have other options)",
+    ),
+    (
+        {"server": "mod_wsgi", "mod_wsgi": {"stop_timeout": 50}, "supervisor": {"stopwaitsecs": 50}},
+        (
+            "app shop: supervisor.stopwaitsecs: is 50, must be more than mod_wsgi.stop_timeout (50), "
+            "or supervisor kills workers that still answer"
+        ),
+    ),
+    (
+        {"server": "mod_wsgi", "python": "3.9"},
+        "app shop: python: is '3.9', but server mod_wsgi needs 3.10 or newer; choose a newer Python",
+    ),
+    (
+        {"server": "mod_wsgi", "packages": ["mod-wsgi==6.0.0"]},
+        "app shop: packages[0]: is mod-wsgi, whose version belongs in mod_wsgi.version",
     ),
     # gunicorn
     ({"gunicorn": {"worker": 2}}, "app shop: gunicorn.worker: is no setting of gunicorn; did you mean workers?"),

@@ -16,6 +16,7 @@ def app(environ, start_response):
         "uri": environ.get("REQUEST_URI") or environ.get("RAW_URI"),
         "client": environ.get("HTTP_X_FORWARDED_FOR") or environ["REMOTE_ADDR"],
         "scheme": environ["wsgi.url_scheme"],
+        "port": environ["SERVER_PORT"],
         "headers": headers,
         "taken": taken,
         "greeting": os.environ.get("GREETING", "hello"),
@@ -25,3 +26,8 @@ def app(environ, start_response):
     status = os.environ.get("BROKEN") or query.get("status", "200 OK")
     start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *said])
     return [body]
+
+
+def make(greeting):
+    os.environ.setdefault("GREETING", greeting)
+    return app
