@@ -132,6 +132,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no type
             "rules": [rule["name"] for rule in args.get("rules") or ()],
             "removed": args.get("removed") or [],
             "front": front,
+            "maintenance": _maintenance(args.get("maintenance") or {}),
             "brought": False,
         }
         if args.get("bare"):
@@ -226,10 +227,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible-core has no type
             "reload_command": [*command, "-s", "reload"],
             "directory": home,
         }
-        digest = hashlib.sha256(json.dumps([front["files"], config], sort_keys=True).encode()).hexdigest()
-        front["files"] = {
-            name: {**file, "content": file["content"].replace(_DIGEST, digest)} for name, file in front["files"].items()
-        }
+        front["files"], digest = _sealed(front["files"], config)
         text = json.dumps(config, indent=1, sort_keys=True) + "\n"
         return {**front, "config": config, "service_file": text, "digest": digest, "local": archive}
 
@@ -298,6 +296,18 @@ _LOCK = {"purpose": "", "seconds": 7200, "break_locks": False}
 _RELEASE_KEYS = ("name", "source", "requirements", "packages", "keep_releases")
 
 
+def _sealed(files: Mapping[str, Any], *more: object) -> tuple[dict[str, Any], str]:
+    """Return nginx's files with the digest of all of them, and of what else it runs with, in its place; and that."""
+    digest = hashlib.sha256(json.dumps([files, *more], sort_keys=True).encode()).hexdigest()
+    return {name: {**file, "content": file["content"].replace(_DIGEST, digest)} for name, file in files.items()}, digest
+
+
+def _maintenance(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete what nginx is to be told of sites in maintenance; of none it says nothing."""
+    files, digest = _sealed(given.get("files") or {})
+    return {"status_port": int(given.get("status_port") or 0), "files": files, "digest": digest if files else ""}
+
+
 def _release_part(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what decides on a release; on Windows every application of a host has the same Python."""
     return {key: record[key] for key in _RELEASE_KEYS if record.get(key) is not None}
@@ -362,6 +372,7 @@ def _guess(request: Mapping[str, Any]) -> dict[str, Any]:
         "results": [],
         "releases": [],
         "look": "",
+        "in_maintenance": "",
     }
 
 

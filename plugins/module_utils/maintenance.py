@@ -77,7 +77,7 @@ def problems(records: Sequence[Mapping[str, Any]], now: datetime) -> list[str]:
     found: list[str] = []
     low, high = RETRY_AFTER_RANGE
     for index, record in enumerate(records):
-        at = f"nginx_maintenance[{index}] ({record['name']})"
+        at = f"maintenance[{index}] ({record['name']})"
         if not NAME.fullmatch(record["name"]):
             found.append(
                 f'{at}: name: is no name of a site; give lower-case letters, digits, "-" and "_", a letter first'

@@ -21,6 +21,7 @@ description:
     are gone.
   - O(state=returned) goes back to a release that was good, with the configuration that it was good with.
   - O(state=asked) asks every instance, and O(state=listed) tells of the releases; both change nothing.
+  - O(state=maintained) closes sites of nginx for maintenance and opens them again, by what O(request.maintenance) says.
   - O(state=held) and O(state=released) are to Windows hosts what module M(wsgi.fleet.lock) is to others.
 author: The wsgi.fleet maintainers
 requirements: ["On the host: a complete Python 3.9 or newer"]
@@ -35,7 +36,7 @@ options:
   state:
     description: What to do.
     type: str
-    choices: [built, live, finished, returned, asked, listed, held, released]
+    choices: [built, live, finished, returned, asked, maintained, listed, held, released]
     default: built
   request:
     description: What to do it with; the same for every O(state).
@@ -87,6 +88,12 @@ options:
         default: []
       front:
         description: nginx in front, with C(archive), C(checksum), C(files), C(config), C(status_port). Empty is none.
+        type: dict
+        default: {}
+      maintenance:
+        description:
+          - What nginx is told of the sites in maintenance - C(files) below its C(conf), as C(front) has them, none when
+            all are open; and its C(status_port), which O(state=asked) needs too.
         type: dict
         default: {}
       wheelhouse:
@@ -188,8 +195,19 @@ results:
   type: list
   elements: dict
 look:
-  description: "The live releases, a line C(APP/current releases/ID) for each application."
+  description:
+    - "The live releases, a line C(APP/current releases/ID) for each application."
+    - Where sites are in maintenance, a line of JSON that says so.
   returned: O(state=asked)
+  type: str
+maintenance:
+  description:
+    - Whether the running nginx has the switch (C(known)), the host's time (C(now)), and that line in base64 (C(state)).
+  returned: O(state=asked)
+  type: dict
+in_maintenance:
+  description: Who is in maintenance and since when, for people.
+  returned: O(state=finished)
   type: str
 failures:
   description: For each application that failed the step, the problem and a fix where one is known.

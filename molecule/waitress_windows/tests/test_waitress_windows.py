@@ -617,16 +617,64 @@ def test_nginx_serves_https_with_a_certificate_of_ones_own(edge):
     assert {re.search(r"LPort=(\d+)", rule)[1] for rule in firewall()} == {"80", "443"}
 
 
+ON = {
+    "wsgi_maintenance": "on",
+    "wsgi_maintenance_reason": "We move <b>house</b>",
+    "wsgi_maintenance_allow": [BALANCER],
+}
+
+
+def status_for_a_tester():
+    """What the front page answers to an address that is let in."""
+    program = f"""
+import socket, ssl
+raw = socket.create_connection(("{WINDOWS}", 443), 10)
+with ssl._create_unverified_context().wrap_socket(raw, server_hostname="{SHOP}") as connection:
+    connection.sendall(b"GET / HTTP/1.0\\r\\nHost: {SHOP}\\r\\n\\r\\n")
+    print(connection.recv(99).split()[1].decode())
+"""
+    return int(guest("python3", "-c", program, container="fleet-waitress-windows-lb1"))
+
+
 @thorough
-def test_a_second_run_without_a_balancer_changes_nothing(edge):
-    assert set(changes(play("site", **edge)).values()) == {0}
+def test_maintenance_says_what_it_would_do(edge):
+    told = play("maintenance", "--check", "--diff", options=ON, **edge)
+    assert changes(told)["win1"] == 1
+    assert "+shop $wsgi_fleet_maintenance_1; # since " in told.stdout
+    assert fetch(WINDOWS, SHOP, tls=True).status == 200
 
 
-def test_a_page_of_maintenance_is_refused_where_nobody_could_show_it(edge):
-    done = play("maintenance", "-e", "wsgi_maintenance=on", **edge)
-    assert done.returncode != 0
-    assert "Nothing was closed or opened" in said(done)
-    assert "'shop' meets its visitors on win1" in said(done)
+def test_maintenance_closes_a_site_where_clients_come_in(edge):
+    assert changes(play("maintenance", options=ON, **edge))["win1"] == 1
+    for method in ("GET", "POST"):
+        closed = fetch(WINDOWS, SHOP, "/about?x=1", tls=True, method=method)
+        assert (closed.status, closed.headers["retry-after"]) == (503, "300")
+        assert closed.headers["content-type"] == "text/html"
+        assert closed.headers["cache-control"] == "no-store"
+        assert "<p>We move &lt;b&gt;house&lt;/b&gt;</p>" in closed.text
+    assert fetch(WINDOWS, SHOP, "/healthz", tls=True).text == "well"
+    assert fetch(WINDOWS, SHOP).status == 308
+    assert status_for_a_tester() == 200
+    assert changes(play("maintenance", options=ON, **edge))["win1"] == 0
+
+
+@thorough
+def test_site_leaves_a_maintenance_and_reminds_of_it_and_status_shows_it(edge):
+    done = play("site", **edge)
+    assert set(changes(done).values()) == {0}
+    assert re.search(r"In maintenance on win1, and left so: shop since \S+Z", said(done))
+    assert fetch(WINDOWS, SHOP, tls=True).status == 503
+    tls = edge["shop"]["nginx"]["tls"]
+    trusted = {**edge["shop"], "nginx": {"tls": {**tls, "ca": tls["certificate"]}}}
+    shown = play("status", **{**edge, "shop": trusted})
+    changes(shown)
+    assert re.search(r"win1 +shop .* 200 in \d+ ms; maintenance since \S+Z", shown.stdout)
+
+
+def test_maintenance_ends_and_leaves_nothing(edge):
+    assert changes(play("maintenance", "-e", "wsgi_maintenance=off", **edge))["win1"] == 1
+    assert fetch(WINDOWS, SHOP, tls=True).status == 200
+    assert "maintenance" not in guest("ls", f"{DATA}/nginx/conf").split()
 
 
 @thorough

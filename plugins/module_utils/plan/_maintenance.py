@@ -87,12 +87,12 @@ def _read(given: object, plan: Plan, now: str) -> tuple[dict[str, Any], list[str
         facing = [host for host in app["hosts"] if plan["hosts"][host]["edge"]]
         if only and name not in only:
             continue
-        windows = next((host for host in facing if plan["hosts"][host].get("windows")), None)
+        bare = next((host for host in facing if plan["hosts"][host].get("windows") and app["front"] == "none"), None)
         apache = next((host for host in facing if plan["hosts"][host].get("front") == "apache"), None)
-        if windows:
+        if bare:
             where.at("wsgi_apps_only").fail(
-                f"{show(name)} meets its visitors on {windows}, and Windows hosts have no page to close it with; "
-                "put a balancer in front (group balancers), or name other apps"
+                f"{show(name)} meets its visitors on {bare} without nginx, which alone has a page to close it with; "
+                "set its front to nginx, put a balancer in front (group balancers), or name other apps"
             )
         if apache:
             where.at("wsgi_apps_only").fail(
@@ -106,7 +106,7 @@ def _read(given: object, plan: Plan, now: str) -> tuple[dict[str, Any], list[str
 
 
 def nginx_maintenance(plan: Plan, host: str, given: Mapping[str, Any], now: str) -> list[dict[str, Any]]:
-    """Return the records of role nginx's entry point maintenance: what clients reach here and was asked for."""
+    """Return the records of the entry points maintenance: what clients reach here and was asked for."""
     request, messages = _read(given, plan, now)
     if messages:
         raise ValueError("; ".join(messages))

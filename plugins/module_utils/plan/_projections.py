@@ -363,7 +363,7 @@ def _edge_site(app: dict[str, Any], http_port: int, servers: Records, own: bool)
         **({"http3": True} if nginx["http3"] and nginx["tls"]["mode"] != "off" else {}),
         "https_redirect": nginx["https_redirect"],
         "tls": _tls(app),
-        "maintenance": _maintenance(app),
+        "maintenance": maintenance_switch(app),
         "trusted_proxies": nginx["trusted_proxies"],
         "upstream": {
             "servers": servers,
@@ -414,13 +414,13 @@ def _edge_apps(plan: Plan, host: str) -> Records:
     return list(plan["apps"].values()) if known["balancer"] else _apps(plan, host)
 
 
-def _maintenance(app: dict[str, Any]) -> dict[str, Any]:
+def maintenance_switch(app: Mapping[str, Any]) -> dict[str, Any]:
     """Say what stays open: the health path, unless it is the front page, which clients are not to see then."""
     page = {"page": app["nginx"]["maintenance_page"]} if "maintenance_page" in app["nginx"] else {}
     return {"open_paths": _open_paths(app), **page}
 
 
-def _open_paths(app: dict[str, Any]) -> list[str]:
+def _open_paths(app: Mapping[str, Any]) -> list[str]:
     path = unquote(re.split("[?#]", app.get("health", "/"), maxsplit=1)[0])
     return [path] if path != "/" else []
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ._checks import Where
-from ._projections import SITE_KEYS, Plan, Records, health_request, instance_ports
+from ._projections import SITE_KEYS, Plan, Records, health_request, instance_ports, maintenance_switch
 from ._servers import server_of
 from ._topology import HTTPS_PORT, OUR_PORTS, Host, Layout
 from ._waitress import trusting
@@ -173,6 +173,7 @@ def windows_sites(plan: Plan, host: str) -> Records:
             "http_port": known["http_port"],
             "servers": [f"127.0.0.1:{port}" for port in instance_ports(app)],
             "trusted_proxies": balancers,
+            "maintenance": {"switch": False} if balancers else maintenance_switch(app),
             **{key: nginx[key] for key in SITE_KEYS},
         }
         if not balancers:

@@ -84,7 +84,7 @@ def suggest_fix(output: str) -> str:
 def failure_message(failures: Sequence[Mapping[str, str]], total: int) -> str:
     """One text for all applications that failed."""
     left = total - len({failure["app"] for failure in failures})
-    lines = [f"{total - left} of {total} applications failed; the others are done."] if left else []
+    lines = [f"{total - left} of {total} applications failed; the others are done."] if left > 0 else []
     for failure in failures:
         problem = failure["problem"].replace("\n", "\n    ")
         lines.append(f"{failure['app']}: {failure['step']}: {problem}")

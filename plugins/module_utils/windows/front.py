@@ -1,20 +1,36 @@
 # Copyright: The wsgi.fleet maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""nginx for Windows, which our service host runs. Its configuration is tested before it takes the old one's place."""
+"""nginx for Windows, which our service host runs. Its configuration is tested before it takes the old one's place.
+
+It has two parts, and nginx says of each which one it goes by: that of the sites, and who is in maintenance. A run that
+is about the one leaves the other as it is.
+"""
 
 from __future__ import annotations
 
 import http.client
+import json
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import ReleaseError
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.sources import extract
 from ansible_collections.wsgi.fleet.plugins.module_utils.windows.host import Host, read, remove, replace
-from ansible_collections.wsgi.fleet.plugins.module_utils.windows.live import Manager, Service, is_stale, restart
+from ansible_collections.wsgi.fleet.plugins.module_utils.windows.live import (
+    Manager,
+    Service,
+    get,
+    is_stale,
+    restart,
+)
 from ansible_collections.wsgi.fleet.plugins.module_utils.windows.scm import RELOAD
+from ansible_collections.wsgi.fleet.plugins.module_utils.windows.services import NGINX
+
+# The parts, by what nginx answers to; the second one is a directory below the first.
+CONFIG, MAINTENANCE = "config", "maintenance"
 
 # nginx gives no word on a reload: the running one is asked for its configuration, for this long.
 _RELOAD_SECONDS = 5
@@ -37,19 +53,48 @@ def unpack(host: Host, front: Mapping[str, Any]) -> None:
     draft.rename(target)
 
 
-class Front:
-    """The running nginx."""
+def service_file(host: Host) -> Path:
+    """Return where the configuration of nginx's service is."""
+    return host.data / "nginx" / "service" / f"{NGINX}.json"
 
-    def __init__(self, host: Host, manager: Manager, front: Mapping[str, Any]) -> None:
+
+def maintenance_file(host: Host, name: str) -> Path:
+    """Return where a file of the maintenance is, when there is one."""
+    return host.data / "nginx" / "conf" / MAINTENANCE / name
+
+
+def knows_maintenance(host: Host, status_port: int) -> bool:
+    """Whether nginx runs, and with a configuration that has the switch."""
+    probe = {"address": "127.0.0.1", "port": status_port, "host": "localhost", "path": f"/{MAINTENANCE}"}
+    return service_file(host).is_file() and get(probe)[0] == 200
+
+
+def in_maintenance(host: Host) -> str:
+    """Say who is in maintenance and since when, as the comments have it in what nginx goes by."""
+    text = (read(maintenance_file(host, "sites.map")) or b"").decode()
+    return ", ".join(" ".join(found) for found in re.findall(r"(?m)^(\S+) \S+; # (since .*)$", text))
+
+
+def registered(host: Host) -> dict[str, Any]:
+    """Return what Front must know of the service, as it is on the host: for a run that leaves it alone."""
+    text = service_file(host).read_bytes().decode()
+    return {"config": json.loads(text), "service_file": text}
+
+
+class Front:
+    """The running nginx, and one of the parts of its configuration."""
+
+    def __init__(self, host: Host, manager: Manager, front: Mapping[str, Any], part: str = CONFIG) -> None:
         self.host = host
         self.manager = manager
         self.front = front
+        self.part = part
         self.home = host.data / "nginx"
         self.conf = self.home / "conf"
         config = front["config"]
         self.service = Service(
             name=config["service"],
-            config=self.home / "service" / f"{config['service']}.json",
+            config=service_file(host),
             content=front["service_file"].encode(),
             probe={},
             log=Path(config["log_file"]),
@@ -61,27 +106,45 @@ class Front:
         """Test, put in place, and see that it is what nginx runs with."""
         host, service = self.host, self.service
         wanted = {name: file["content"].encode() for name, file in self.front["files"].items()}
-        changed = self._changed(wanted)
+        ours, others = self._present()
+        changed = sorted(name for name in ours.keys() | wanted.keys() if ours.get(name) != wanted.get(name))
         if changed:
-            self._test(wanted)
+            self._test({**others, **wanted})
         for name in changed:
-            shown = not self.front["files"].get(name, {}).get("secret")
-            if name in wanted:
-                host.write(self.conf / name, wanted[name], shown=shown)
-            else:
-                host.actions.append(f"remove {self.conf / name}")
-                if not host.check:
-                    (self.conf / name).unlink()
+            # What is gone may have been secret, but for a maintenance, which has no secrets.
+            gone = {"secret": self.part == CONFIG}
+            shown = not self.front["files"].get(name, gone).get("secret")
+            host.tell(self.conf / name, wanted.get(name), shown=shown)
+        if changed and not host.check:
+            self._put(changed, wanted)
         moved = host.write(service.config, service.content)
         if moved or is_stale(self.manager, service.name, (service.config,)):
             self._restart()
         elif self._answer() != self.front["digest"]:
             self._reload()
 
-    def _changed(self, wanted: Mapping[str, bytes]) -> list[str]:
-        present = [path.relative_to(self.conf).as_posix() for path in self.conf.rglob("*") if path.is_file()]
-        gone = [name for name in present if name not in wanted and not Path(name).name.startswith(".")]
-        return sorted([name for name in wanted if read(self.conf / name) != wanted[name]] + gone)
+    def _present(self) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        """Return the files of our part, and those of the other."""
+        parts: dict[bool, dict[str, bytes]] = {True: {}, False: {}}
+        for path in self.conf.rglob("*"):
+            if path.is_file() and not path.name.startswith("."):
+                name = path.relative_to(self.conf)
+                closing = name.parts[0] == MAINTENANCE
+                parts[closing == (self.part == MAINTENANCE)][name.as_posix()] = path.read_bytes()
+        return parts[True], parts[False]
+
+    def _put(self, changed: Sequence[str], wanted: Mapping[str, bytes]) -> None:
+        for name in changed:
+            # They name what batches.conf defines: without them nginx starts, wherever a run is killed.
+            if name.startswith(f"{MAINTENANCE}/sites."):
+                (self.conf / name).unlink(missing_ok=True)
+        for name in changed:
+            if name in wanted:
+                replace(self.conf / name, wanted[name])
+            else:
+                (self.conf / name).unlink(missing_ok=True)
+        if not wanted:
+            remove(self.conf / MAINTENANCE)
 
     def _test(self, wanted: Mapping[str, bytes]) -> None:
         """Let nginx judge a copy; nothing live has changed when it refuses."""
@@ -92,7 +155,7 @@ class Front:
         try:
             for name, content in wanted.items():
                 replace(staged / name, content)
-                argv = [str(program(self.host, self.front)), "-t", "-q", "-e", "stderr", "-p", str(self.home)]
+            argv = [self.front["config"]["command"][0], "-t", "-q", "-e", "stderr", "-p", str(self.home)]
             try:
                 self.host.run([*argv, "-c", str(staged / "nginx.conf")], "nginx", cwd=self.home)
             except ReleaseError as error:
@@ -136,14 +199,14 @@ class Front:
                 )
             time.sleep(0.3)
 
-    def _answer(self) -> str:
-        """Return the digest of the configuration that nginx runs with, as itself says it."""
+    def _answer(self) -> Optional[str]:
+        """Return the digest of the configuration that nginx runs with, as itself says it; nothing when it does not."""
         connection = http.client.HTTPConnection("127.0.0.1", self.front["status_port"], timeout=5)
         try:
-            connection.request("GET", "/config")
+            connection.request("GET", f"/{self.part}")
             return connection.getresponse().read().decode("ascii", "replace").strip()
         except (OSError, http.client.HTTPException):
-            return ""
+            return None
         finally:
             connection.close()
 

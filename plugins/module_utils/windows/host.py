@@ -80,22 +80,28 @@ class Host:
         return output
 
     def write(self, path: Path, content: bytes, *, shown: bool = True) -> bool:
-        """Write a file in one step where it differs; say so, and show how unless it is secret or nobody's business."""
+        """Write a file in one step where it differs; say so."""
+        if not self.tell(path, content, shown=shown):
+            return False
+        if not self.check:
+            replace(path, content)
+        return True
+
+    def tell(self, path: Path, content: Optional[bytes], *, shown: bool = True) -> bool:
+        """Say what becomes of a file that is not so yet, and show it unless it is secret or nobody's business."""
         before = read(path)
         if before == content:
             return False
-        self.actions.append(f"write {path}")
+        self.actions.append(f"{'remove' if content is None else 'write'} {path}")
         if shown:
             self.diff.append(
                 {
                     "before_header": str(path),
                     "after_header": str(path),
                     "before": (before or b"").decode("utf-8", "replace"),
-                    "after": content.decode("utf-8", "replace"),
+                    "after": (content or b"").decode("utf-8", "replace"),
                 }
             )
-        if not self.check:
-            replace(path, content)
         return True
 
 

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable
 
+from ansible_collections.wsgi.fleet.plugins.module_utils.release import standing
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import (
     ReleaseError,
     failure_message,
@@ -18,7 +20,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import (
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.sources import extract
 from ansible_collections.wsgi.fleet.plugins.module_utils.windows import front as nginx
 from ansible_collections.wsgi.fleet.plugins.module_utils.windows import gate, scm
-from ansible_collections.wsgi.fleet.plugins.module_utils.windows.host import Host, remove
+from ansible_collections.wsgi.fleet.plugins.module_utils.windows.host import Host, read, remove
 from ansible_collections.wsgi.fleet.plugins.module_utils.windows.live import Switch, get
 from ansible_collections.wsgi.fleet.plugins.module_utils.windows.releases import (
     Builder,
@@ -60,6 +62,7 @@ class Run:
             "finished": self.finish,
             "returned": self.go_back,
             "asked": self.ask,
+            "maintained": self.maintain,
             "listed": self.list_releases,
             "held": self.hold,
             "released": self.release,
@@ -215,7 +218,7 @@ class Run:
     # -- state asked --
 
     def ask(self) -> dict[str, Any]:
-        """Ask every instance, and answer as module probe does."""
+        """Ask every instance, answer as module probe does, and say what is in maintenance."""
         results = []
         for app in self.chosen:
             for instance in app["instances"]:
@@ -232,12 +235,29 @@ class Run:
                         "good": not error and status < probe["below"],
                     }
                 )
-        return {"results": results, "look": self.releases()}
+        state = read(nginx.maintenance_file(self.host, "state.json")) or b""
+        maintenance = {
+            "known": nginx.knows_maintenance(self.host, self.request["maintenance"]["status_port"]),
+            "now": standing.now(),
+            "state": base64.b64encode(state).decode(),
+        }
+        look = "\n".join([self.releases(), state.decode("utf-8", "replace")]).strip()
+        return {"results": results, "look": look, "maintenance": maintenance}
 
     def releases(self) -> str:
         """Return the live releases, in the form of the links that a Linux host has."""
         live = {app["name"]: live_release(self.host, app["name"]) for app in self.apps}
         return "\n".join(f"{name}/current releases/{release}" for name, release in live.items() if release)
+
+    # -- state maintained --
+
+    def maintain(self) -> None:
+        """Close sites, or open them: what nginx is told is worked out."""
+        self.attempt("nginx", self.throw_switch)
+
+    def throw_switch(self) -> None:
+        told = {**self.request["maintenance"], **nginx.registered(self.host)}
+        nginx.Front(self.host, scm.Services(), told, nginx.MAINTENANCE).make_live()
 
     # -- state listed --
 
@@ -266,7 +286,7 @@ class Run:
 
     # -- state finished --
 
-    def finish(self) -> None:
+    def finish(self) -> dict[str, Any]:
         """Note that what is live is good, and remove what is not needed any more; its services are gone by now."""
         manager = scm.Services()
         for app in self.chosen:
@@ -274,7 +294,7 @@ class Run:
                 self.attempt(app["name"], lambda app=app: self.drop_instances(app))  # type: ignore[misc]
             self.attempt(app["name"], lambda app=app: self.finish_one(Switch(self.host, manager, app)))  # type: ignore[misc]
         if self.request["only"]:
-            return
+            return {}
         known = {app["name"] for app in self.apps}
         removed = {app["name"]: app["keep_data"] for app in self.request["removed"]}
         directory = self.host.root / "apps"
@@ -288,6 +308,7 @@ class Run:
             obsolete = [path for path in unpacked.glob("*") if path.name != front["id"]]
         for path in obsolete:
             self.attempt("nginx", lambda path=path: self.remove_path(path))  # type: ignore[misc]
+        return {"in_maintenance": nginx.in_maintenance(self.host)}
 
     def finish_one(self, switch: Switch) -> None:
         switch.settle()

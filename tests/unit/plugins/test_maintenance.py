@@ -239,7 +239,7 @@ def test_sites_of_one_command_are_one_batch():
         ({"until": "14:00"}, "until: 14:00 must be a time with its zone"),
         ({"reason": "a\nb"}, "reason: give one line of up to 500 characters"),
         ({"retry_after": 0}, "retry_after: 0 is out of range; give 1 to 604800 seconds"),
-        ({"name": "shop 1"}, "nginx_maintenance[0] (shop 1): name: is no name of a site"),
+        ({"name": "shop 1"}, "maintenance[0] (shop 1): name: is no name of a site"),
     ],
 )
 def test_wrong_records_are_refused(record, message):

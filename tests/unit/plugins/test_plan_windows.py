@@ -260,18 +260,37 @@ def test_balancers_drain_what_they_reach(front, endpoints):
 
 
 @pytest.mark.parametrize(
-    ("balancers", "only", "refused"),
-    [("lb1", None, False), ("", None, True), ("", "shop", True), ("", "linux", False)],
+    ("front", "balancers", "only", "refused"),
+    [
+        ("none", "lb1", None, False),
+        ("none", "", None, True),
+        ("none", "", "shop", True),
+        ("none", "", "linux", False),
+        ("nginx", "", None, False),
+    ],
 )
-def test_a_page_of_maintenance_needs_a_balancer(balancers, only, refused):
+def test_a_page_of_maintenance_needs_nginx(front, balancers, only, refused):
     linux = {**SHOP, "name": "linux", "domains": ["linux.example.com"], "hosts": ["linux_apps"]}
     asked = {"wsgi_maintenance": "on", **({"wsgi_apps_only": only} if only else {})}
-    found = fleet.maintenance_errors(asked, make(SHOP, linux, balancers=balancers), "2026-11-21T12:00:00Z")
+    plan = make({**SHOP, "front": front}, linux, balancers=balancers)
+    found = fleet.maintenance_errors(asked, plan, "2026-11-21T12:00:00Z")
     said = (
-        "wsgi_apps_only: 'shop' meets its visitors on win1, and Windows hosts have no page to close it with; "
-        "put a balancer in front (group balancers), or name other apps"
+        "wsgi_apps_only: 'shop' meets its visitors on win1 without nginx, which alone has a page to close it with; "
+        "set its front to nginx, put a balancer in front (group balancers), or name other apps"
     )
     assert found == [said] * refused
+
+
+@pytest.mark.parametrize(
+    ("balancers", "switch", "closed"),
+    [("lb1", {"switch": False}, []), ("", {"open_paths": ["/healthz"], "page": "<p>Closed</p>"}, ["shop"])],
+)
+def test_the_switch_is_where_clients_come_in(balancers, switch, closed):
+    nginx = {"tls": FILES, "maintenance_page": "<p>Closed</p>"}
+    plan = make({**SHOP, "front": "nginx", "health": "/healthz", "nginx": nginx}, balancers=balancers)
+    assert [site["maintenance"] for site in fleet.windows_sites(plan, "win1")] == [switch]
+    records = fleet.nginx_maintenance(plan, "win1", {"wsgi_maintenance": "on"}, "2026-11-21T12:00:00Z")
+    assert [record["name"] for record in records] == closed
 
 
 @pytest.mark.parametrize("front", ["none", "nginx"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -500,6 +502,7 @@ def run(host, machine, monkeypatch):
             "services": services.services(where, [services.complete(APP)], None),
             "rights": services.rights(where, [services.complete(APP)], None),
             "return": {"to": {}, "previous": False, "reason": "x", **dict(back)},
+            "maintenance": {"status_port": 1, "files": {}, "digest": ""},
             "lock": LOCK,
             **changes,
         }
@@ -593,39 +596,41 @@ def test_old_releases_go_and_unfinished_ones_too(host):
 def front_request(**files):
     files = {name.replace("nginx__", "nginx.").replace("__", "/"): {"content": text} for name, text in files.items()}
     config = {"service": services.NGINX, "log_file": "x.log", "start_timeout": 1, "stop_timeout": 1}
+    config["command"] = ["nginx.exe"]
     digest = json.dumps(files)
-    return {"id": "1", "config": config, "service_file": "{}", "files": files, "digest": digest, "status_port": 1}
+    told = {"files": files, "digest": digest, "status_port": 1}
+    return {"id": "1", "config": config, "service_file": json.dumps(config), **told}
 
 
 class Nginx(front.Front):
     """A running nginx that has the configuration of its last start or reload."""
 
-    runs = ""
+    runs: ClassVar[dict] = {}
     reloads = True
 
-    def __init__(self, host, machine, request):
+    def __init__(self, host, machine, request, part=front.CONFIG):
         machine.config = lambda name: {"venv": "/0/venv"}
         machine.control = self.control
-        super().__init__(host, machine, request)
+        super().__init__(host, machine, request, part)
 
     def control(self, name, code):
         if Nginx.reloads:
-            Nginx.runs = self.front["digest"]
+            Nginx.runs[self.part] = self.front["digest"]
         self.host.actions.append("reloaded")
 
     def _restart(self):
         self.host.actions.append("restarted")
         self.manager.start(self.service.name, 1)
-        Nginx.runs = self.front["digest"]
+        Nginx.runs[self.part] = self.front["digest"]
 
     def _answer(self):
-        return Nginx.runs
+        return Nginx.runs.get(self.part)
 
 
 @pytest.fixture
 def nginx(host, machine, monkeypatch):
     monkeypatch.setattr(front, "_RELOAD_SECONDS", 0.1)
-    monkeypatch.setattr(Nginx, "runs", "")
+    monkeypatch.setattr(Nginx, "runs", {front.MAINTENANCE: ""})
     monkeypatch.setattr(Nginx, "reloads", True)
     monkeypatch.setattr(Host, "run", lambda self, argv, step, **_: refuse(argv))
 
@@ -669,6 +674,139 @@ def test_files_that_are_not_wanted_any_more_go(nginx, host):
     assert (host.data / "nginx/conf/sites/old/conf").is_file()
     nginx(nginx__conf="one")
     assert not (host.data / "nginx/conf/sites/old/conf").exists()
+
+
+# -- who is in maintenance
+
+MAP = "# managed\n/maintenance {};\n\nshop $wsgi_fleet_maintenance_1; # since 2026-03-01T12:00:00Z\n"
+CLOSED = {"batches.conf": "geo 1", "sites.map": MAP, "sites.pages": "shop 1", "state.json": '{"shop": {}}\n'}
+
+
+@pytest.fixture
+def close(nginx, host, run, monkeypatch):
+    """Closes sites by these files, or opens them without any; what the host answers."""
+    monkeypatch.setattr(front, "Front", Nginx)
+
+    def close(files=CLOSED, check=False):
+        given = {f"maintenance/{name}": {"content": text} for name, text in files.items()}
+        told = win_release._maintenance({"status_port": 1, "files": given})
+        return run("maintained", maintenance=told, check=check, apps=[])
+
+    nginx(nginx__conf="one")
+    return close
+
+
+def conf(host):
+    """The files that nginx has, but for their contents."""
+    directory = host.data / "nginx/conf"
+    return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*"))
+
+
+RELOADED = [f"reload {services.NGINX}", "reloaded"]
+IN_PLACE = ["maintenance", *(f"maintenance/{name}" for name in CLOSED), "nginx.conf"]
+
+
+def done(answer):
+    """What was done, by the names of the files alone."""
+    return [action.replace("\\", "/").rpartition("/")[2] for action in answer["actions"]]
+
+
+def test_maintenance_is_files_of_its_own_and_one_reload(close, host):
+    assert done(close()) == [*CLOSED, *RELOADED]
+    assert conf(host) == IN_PLACE
+    assert close()["actions"] == []
+    another = close({**CLOSED, "sites.pages": "shop 2"})
+    assert done(another) == ["sites.pages", *RELOADED]
+    assert [(diff["before"], diff["after"]) for diff in another["diff"]] == [("shop 1", "shop 2")]
+    opened = close({})
+    assert done(opened) == [*CLOSED, *RELOADED]
+    assert [diff["after"] for diff in opened["diff"]] == [""] * 4
+    assert conf(host) == ["nginx.conf"]
+    assert close({})["actions"] == []
+
+
+def test_check_mode_says_what_maintenance_would_do(close, host):
+    told = close(check=True)
+    assert done(told) == [*CLOSED, RELOADED[0]]
+    assert any("# since 2026-03-01T12:00:00Z" in diff["after"] for diff in told["diff"])
+    assert conf(host) == ["nginx.conf"]
+
+
+def test_what_nginx_refuses_closes_nothing(close, host, monkeypatch):
+    def refuse(self, argv, step, **_):
+        assert (Path(argv[-1]).parent / "maintenance/sites.map").is_file()  # it is asked about all of it
+        raise ReleaseError("nginx", "unknown variable")
+
+    monkeypatch.setattr(Host, "run", refuse)
+    assert close()["msg"] == "nginx: nginx: refuses its configuration; the old one stays: unknown variable"
+    assert conf(host) == ["nginx.conf"]
+
+
+def test_sites_and_maintenance_leave_each_other_alone(close, nginx, host):
+    close()
+    assert nginx(nginx__conf="two", sites__shop="shop")[-1] == "reloaded"
+    assert conf(host) == sorted([*IN_PLACE, "sites", "sites/shop"])
+    close({})
+    assert conf(host) == ["nginx.conf", "sites", "sites/shop"]
+
+
+@pytest.mark.parametrize("after", [CLOSED, {**CLOSED, "batches.conf": "geo 2", "sites.pages": "shop 2"}, {}])
+@pytest.mark.parametrize("before", [{}, {**CLOSED, "batches.conf": "geo 3", "sites.pages": "shop 3"}])
+@pytest.mark.parametrize("step", range(6))
+def test_a_maintenance_that_was_killed_half_way_is_mended(close, host, monkeypatch, before, after, step):
+    """Nginx could start with what is there at that moment: nothing refers to other definitions than there are."""
+    close(before)
+    left = iter(range(step))
+
+    def fragile(function):
+        def call(*args, **kwargs):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return function(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        patched.setattr(front, "replace", fragile(front.replace))
+        patched.setattr(Path, "unlink", fragile(Path.unlink))
+        patched.setattr(Host, "run", lambda *_, **__: "")
+        patched.setattr(Nginx, "_test", lambda *_: None)
+        try:
+            close(after)
+        except KeyboardInterrupt:
+            directory = host.data / "nginx/conf/maintenance"
+            pages = read(directory / "sites.pages")
+            assert pages is None or pages[-1:] == read(directory / "batches.conf")[-1:]
+    close(after)
+    assert conf(host) == (IN_PLACE if after else ["nginx.conf"])
+    assert close(after)["actions"] == []
+
+
+def test_a_reload_that_a_killed_run_owes_is_made(close):
+    close()
+    Nginx.runs[front.MAINTENANCE] = ""
+    assert done(close()) == RELOADED
+
+
+def test_the_role_reminds_of_a_maintenance_and_status_shows_it(close, run, host, monkeypatch):
+    monkeypatch.setattr(front, "get", lambda probe: (200, "") if probe["path"] == "/maintenance" else (0, "refused"))
+    told = {"id": "1"}
+    assert run("finished", apps=[], front=told)["in_maintenance"] == ""
+    assert run("asked", apps=[])["look"] == ""
+    close()
+    assert run("finished", apps=[], front=told)["in_maintenance"] == "shop since 2026-03-01T12:00:00Z"
+    answer = run("asked")
+    assert answer["look"].splitlines()[-1] == '{"shop": {}}'
+    found = answer["maintenance"]
+    assert (found["known"], base64.b64decode(found["state"])) == (True, b'{"shop": {}}\n')
+    front.service_file(host).unlink()
+    assert not run("asked")["maintenance"]["known"]  # whoever answers there, it is not ours
+
+
+@pytest.mark.parametrize(("status", "known"), [(200, True), (404, False), (0, False)])
+def test_nginx_of_another_configuration_knows_no_maintenance(close, run, monkeypatch, status, known):
+    monkeypatch.setattr(front, "get", lambda probe: (status, ""))
+    assert run("asked", apps=[])["maintenance"]["known"] is known
 
 
 @pytest.mark.parametrize(
