@@ -24,7 +24,8 @@ options:
       - V(built) makes users and directories, builds what is missing, and points C(ROOT/APP/next) to it.
       - V(checked) runs the hooks C(after_build) and O(apps[].check) in what C(next) points to. It changes nothing.
       - V(migrated) runs O(apps[].migrate) in it, once for each release. Call it on one host of a fleet.
-      - V(tried) starts O(apps[].serve) there, beside the live release and out of reach of visitors. It must answer.
+      - V(tried) starts O(apps[].serve) there, beside the live release and out of reach of visitors. It must answer. The
+        live release is tried too, when its configuration has changed.
       - V(switched) points C(ROOT/APP/current) to what C(next) points to, by one atomic rename. What was not checked and
         tried before is so now.
       - V(judged) runs the hooks C(after_switch) and asks all of O(apps[].probes).

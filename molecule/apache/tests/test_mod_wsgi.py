@@ -143,8 +143,7 @@ def test_deploy_loses_no_request(host, tmp_path):
     ("wrong", "words"),
     [
         ({"callable": "wsgi:nosuch"}, "cannot import name 'nosuch' from 'wsgi'"),
-        # a release of its own: only these are tried beside the live one
-        ({"env": {"BROKEN": "500 Broken"}, "packages": ["itsdangerous==2.2.0"]}, "over a trial socket answered 500"),
+        ({"env": {"BROKEN": "500 Broken"}}, "over a trial socket answered 500"),
     ],
     ids=["no such callable", "no good answer"],
 )

@@ -124,6 +124,19 @@ def test_changed_configuration_goes_back_with_the_release(two, fleet):
 
 
 @thorough
+def test_changed_configuration_that_is_not_well_is_never_seen(two, fleet, tmp_path):
+    before = live(fleet)
+    with Visitors(tmp_path) as visitors:
+        done = play("deploy", two, env={"BROKEN": "yes"})
+    assert done.returncode != 0
+    assert "over a trial socket answered 500" in said(done)
+    assert visitors.seen["failed"] == {}, visitors.seen
+    assert set(visitors.seen["answers"]) == {"two"}
+    assert live(fleet) == before
+    assert version() == "two"
+
+
+@thorough
 def test_migration_runs_once_for_the_fleet(source, fleet):
     directory = source("three")
     migrate = "sh -c 'echo ran >> $HOME/migrations'"

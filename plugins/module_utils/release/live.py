@@ -74,11 +74,13 @@ def migrated(host: Host, jobs: list[Job], expected: Mapping[str, Any]) -> dict[s
 
 
 def tried(host: Host, jobs: list[Job]) -> dict[str, Any]:
-    """Let the next release serve a request on a socket of its own, before any host of the fleet switches to it."""
+    """Let what is new, release or configuration, serve a request on a socket of its own, before visitors meet it."""
 
     def attend(job: Job) -> None:
-        release = host.linked(job.app.name, "next")
-        if release and release != host.linked(job.app.name, "current") and not host.check:
+        name = job.app.name
+        release, live = host.linked(name, "next"), host.linked(name, "current")
+        settled = release == live and is_settled(host.root / name / "releases" / live, host.config / name)
+        if release and not settled and not host.check:
             try_out(host, job.app, release)
 
     for job in jobs:
@@ -237,7 +239,7 @@ def try_out(host: Host, app: App, release: str) -> None:
             ended = f"; the server ended with status {process.returncode}" if process.returncode else ""
             raise ReleaseError(
                 "trial",
-                f"the next release is not well, so it did not go live: {probing.told(answer)}{ended}\n{tail(said)}",
+                f"what is new is not well, so it did not go live: {probing.told(answer)}{ended}\n{tail(said)}",
                 "mend the application, or its record (health, health_timeout, env), and deploy again",
             )
     standing.write_state(path, tried=digest)

@@ -138,6 +138,20 @@ def test_trial_is_held_once_for_a_release_and_a_configuration(host: Any) -> None
     assert bad.failure is not None
 
 
+def test_live_release_is_tried_with_a_configuration_that_is_new(host: Any) -> None:
+    make_good(host, "new")
+    known = job("500")  # would fail, if it were asked
+    live.tried(host, [known])
+    assert known.failure is None
+    (host.config / "shop" / "env").write_text("export A=2\n")
+    well, bad = job("200"), job("500")
+    live.tried(host, [bad])
+    assert bad.failure is not None
+    assert "what is new is not well, so it did not go live" in bad.failure.problem
+    live.tried(host, [well])
+    assert well.failure is None
+
+
 def test_check_mode_tries_and_switches_nothing(host: Any) -> None:
     make_good(host, "old")
     host.check = True

@@ -1,5 +1,6 @@
 """Says which version it is, takes what is posted, and breaks as its files tell it to."""
 
+import os
 import socket
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ def app(environ, start_response):
     if broken("hang"):
         time.sleep(60)
     body = f"{VERSION} {len(environ['wsgi.input'].read())}".encode()
-    status = "500 Internal Server Error" if broken("error") else "200 OK"
+    status = "500 Internal Server Error" if broken("error") or "BROKEN" in os.environ else "200 OK"
     start_response(
         status, [("Content-Type", "text/plain"), ("Content-Length", str(len(body))), ("X-Host", socket.gethostname())]
     )
