@@ -123,6 +123,7 @@ def test_what_is_wrong_is_refused_before_anything_changes(host):
     assert fetch(address(host), "full.example", tls=True).status == 200
 
 
+@thorough
 def test_a_reload_that_is_owed_is_made_up_for(host):
     config = "/etc/apache2/sites-enabled/000-default.conf"
     wanted = host.check_output(CONFIG)

@@ -41,6 +41,7 @@ def test_new_version_loses_no_request(two, fleet, tmp_path):
     assert set(visitors.seen["answers"]) == {"one", "two"}
 
 
+@thorough
 def test_reload_of_nginx_on_all_hosts_loses_no_request(fleet, tmp_path):
     """It closes connections that balancers have just sent a request over: GET is repeated, POST may not be."""
     with Visitors(tmp_path, pause=0) as visitors:
@@ -90,7 +91,7 @@ BROKEN = {
 }
 
 
-OFTEN = ("does not import", "is well on one host only", "hook after it fails")
+OFTEN = ("is well on one host only", "hook after it fails")
 
 
 @pytest.mark.parametrize("kind", [kind if kind in OFTEN else pytest.param(kind, marks=thorough) for kind in BROKEN])

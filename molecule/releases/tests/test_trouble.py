@@ -20,6 +20,7 @@ def verdicts(fleet):
     return [json.loads(host.check_output("cat /srv/web/current/state.json"))["verdict"] for host in fleet.values()]
 
 
+@thorough
 def test_check_mode_says_what_a_deploy_would_do(source, fleet):
     before = live(fleet)
     assert set(changes(play("deploy", source("checked"), "--check", "--diff")).values()) != {0}

@@ -74,6 +74,7 @@ def test_killed_roll_goes_on_where_it_stopped(host):
     assert changed(play(host)) == 0
 
 
+@thorough
 def test_slow_release_leaves_nobody_waiting(host):
     """The next process goes on serving until this one has loaded, however long that takes."""
     host.check_output("cp -a /srv/web/releases/two /srv/web/releases/slow")
@@ -164,6 +165,7 @@ def test_socket_that_cannot_be_opened_is_told_and_others_go_on(host):
     assert changed(play(host)) == 0
 
 
+@thorough
 def test_removed_program_is_gone_and_the_rest_goes_on(host):
     before = pids(host)
     groups = [{"name": "pair", "programs": ["left"], "priority": 500}]

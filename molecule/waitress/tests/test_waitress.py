@@ -155,6 +155,7 @@ def test_stop_cuts_neither_a_long_request_nor_a_slow_download(host):
     assert not before & processes(host)  # they were really replaced meanwhile
 
 
+@thorough
 def test_request_that_takes_too_long_is_cut(host):
     """stop_timeout is 5 there."""
     with ThreadPoolExecutor(1) as pool:
@@ -229,6 +230,7 @@ def test_server_changes_without_a_lost_request(host, tmp_path):
     assert {answer.split("-")[0] for answer in visitors.met()} == {"gunicorn", "waitress"}
 
 
+@thorough
 def test_application_goes_with_all_that_was_its(host):
     changes(play(host, "site.yml", state="absent", keep_data=False))
     assert not host.file("/etc/wsgi-fleet/demo").exists

@@ -482,6 +482,7 @@ def test_rollback_goes_back_on_all_hosts_and_site_stays_there(tmp_path, web):
     assert [row[0] for row in rows if row[1] == "web" and "rolled" in row] == ["app1", "win1", "win2"]
 
 
+@thorough
 def test_a_change_of_server_that_fails_leaves_the_old_one_able_to_start():
     app1 = ("podman", "exec", "fleet-waitress-windows-app1")
     wrong = {"server": "gunicorn", "waitress": None, "gunicorn": {"statsd_host": "no port: here"}}
