@@ -49,6 +49,7 @@ bench: setup ## Measure how long runs take, how fast sites are served, what visi
 	@bench/serve.py
 	@bench/tuning.py
 	@bench/faults.py
+	@bench/windows.py
 
 lock: ## Look for newer tools and write requirements.lock
 	@uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock" --group dev -o requirements.lock
