@@ -49,10 +49,11 @@ def app(environ, start_response):
     return [body]
 """
 
-# All that grows on a server, on one small file system of its own.
+# All that grows on a server, on one file system of its own with little room left.
 SMALL = """\
 mkdir -p /run/small
-mount -t tmpfs -o size=64m,mode=755 tmpfs /run/small
+room=$(du -sm /var/log /var/lib/nginx /srv/web/shared 2>/dev/null | awk '{ used += $1 } END { print used + 64 }')
+mount -t tmpfs -o size=${room}m,mode=755 tmpfs /run/small
 for place in /var/log /var/lib/nginx /srv/web/shared; do
   [ -d $place ] || continue
   mkdir -p /run/small$place
