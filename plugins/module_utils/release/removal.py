@@ -61,6 +61,9 @@ def erase(host: Host, name: str, entry: dict[str, Any]) -> None:
     refuse_running(host, name)  # before anything goes: what runs may still write
     remove_releases(host, name, home)
     keep_data = host.removed[name]
+    if keep_data and shared.is_symlink():  # whose data these are, is not ours to say
+        leave(host, shared, f"it is a link to {shared.readlink()} by now; remove it, then run again")
+        return
     gone = [remove_tree(host, name, path) for path in ((logs,) if keep_data else (shared, logs))]
     if not all(gone):
         return  # the owner stays with what is left, or the next user could get his number

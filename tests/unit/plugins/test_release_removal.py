@@ -216,6 +216,20 @@ def test_erase_does_not_follow_a_link_that_stands_for_a_directory(place: Path) -
     assert len(host.manifest) == 1  # it is gone on with by the next run
 
 
+def test_what_a_link_leads_to_keeps_its_owner(place: Path) -> None:
+    shared = place / "srv" / NAME / "shared"
+    shared.rename(place / "elsewhere")
+    shared.symlink_to(place / "elsewhere")
+    if os.geteuid() == 0:
+        os.chown(place / "elsewhere", 4711, 4712)
+    before = (place / "elsewhere").stat().st_uid
+    host = run(removal.erase, place, keep_data=True)
+    assert (place / "elsewhere").stat().st_uid == before
+    assert host.left == [f"{shared}: it is a link to {place}/elsewhere by now; remove it, then run again"]
+    assert f"{NAME}: remove system user" not in host.actions
+    assert len(host.manifest) == 1
+
+
 def test_erase_stops_at_other_file_systems(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = place / "srv" / NAME / "shared"
     monkeypatch.setattr(removal, "mounts_in", lambda path, _: [f"{path}/disk"] if path == shared else [])
