@@ -5,11 +5,12 @@ Makes one balancer (Debian 13) for applications whose host is never reached, and
 records. Prints a table and keeps it in bench/results/.
 
     bench/sites.py             # 1 and 400 sites
-    bench/sites.py 100 200     # other numbers
+    bench/sites.py 100 200     # other numbers; keeps nothing
 """
 
 from __future__ import annotations
 
+import http.client
 import sys
 import tempfile
 import textwrap
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from running import HOSTS_HERE, RESULTS, SUBNET, Run, head, play
 
+COUNTS = (1, 400)
 TIMES = 3  # runs with nothing to do: the middle one counts
 
 INVENTORY = """\
@@ -54,6 +56,13 @@ def write(inventory: Path, count: int, changed: int = -1) -> None:
     inventory.write_text(text)
 
 
+def answer(address: str, name: str) -> int:
+    """The status that a site answers with, over HTTP."""
+    connection = http.client.HTTPConnection(address, timeout=60)
+    connection.request("GET", "/", headers={"Host": name})
+    return connection.getresponse().status
+
+
 def measure(count: int, work: Path) -> list[tuple[int, str, Run]]:
     """All measurements with so many sites: number, kind of run, result."""
     inventory = work / "hosts.yml"
@@ -77,6 +86,8 @@ def measure(count: int, work: Path) -> list[tuple[int, str, Run]]:
         rows.append((count, "one site changed", converge("one site changed")))
         if not rows[-1][2].changed:
             sys.exit("a changed site changed nothing")
+        if (status := answer(f"{SUBNET}.10", f"shop{count - 1}.bench.example")) not in (502, 504):
+            sys.exit(f"the last site is not served: {status}")  # its application is nowhere, says nginx
     finally:
         play("molecule/shared/destroy.yml", inventory, "--limit", "balancers")
     return rows
@@ -101,9 +112,13 @@ def report(rows: list[tuple[int, str, Run]]) -> str:
 def main() -> None:
     """Measure, print, keep."""
     rows: list[tuple[int, str, Run]] = []
-    for count in [int(count) for count in sys.argv[1:]] or [1, 400]:
+    counts = [int(count) for count in sys.argv[1:]] or list(COUNTS)
+    for count in counts:
         with tempfile.TemporaryDirectory(prefix="bench-") as work:
             rows += measure(count, Path(work))
+    if len({(kind, run.tasks) for _, kind, run in rows}) > len({kind for _, kind, _ in rows}):
+        sys.exit(f"more sites take more tasks:\n{report(rows)}")
+    if counts == list(COUNTS):
         (RESULTS / "sites.md").write_text(report(rows))
     print(report(rows))
 

@@ -60,6 +60,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
+from ansible_collections.wsgi.fleet.plugins.module_utils.nginx_view import has_https
 from ansible_collections.wsgi.fleet.plugins.module_utils.plan import site_options
 from ansible_collections.wsgi.fleet.plugins.module_utils.plan.origins import pattern_problem
 
@@ -99,11 +100,6 @@ def out_of_range(key: str, value: object, low: int, high: int) -> Iterator[str]:
         yield f"{key}: {value!r} is no whole number; give one, without quotes"
     elif value < low or value > high:
         yield f"{key}: {value} is out of range; give {low} to {high}"
-
-
-def has_https(site: Mapping[str, Any]) -> bool:
-    """Whether the site has a certificate."""
-    return site["tls"]["mode"] in ("self_signed", "files", "host_file")
 
 
 def ports_of(site: Mapping[str, Any]) -> list[int]:

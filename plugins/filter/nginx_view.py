@@ -1,5 +1,5 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Puts the options of a site into nginx's words."""
+"""Puts the options of sites into nginx's words."""
 
 from __future__ import annotations
 
@@ -51,7 +51,14 @@ def nginx_view(site: Mapping[str, Any], caches: str, modules: Sequence[str] = ()
     return {**read, "view": made.view(read, caches, modules)}
 
 
+def nginx_ports(
+    sites: Sequence[Mapping[str, Any]], modules: Sequence[str] = (), http2_by_server: bool = True
+) -> list[dict[str, Any]]:
+    """See nginx_ports.yml."""
+    return made.ports(sites, modules, http2_by_server)
+
+
 class FilterModule:
     def filters(self) -> dict[str, Any]:
         """What Ansible may call."""
-        return {"nginx_view": nginx_view}
+        return {"nginx_view": nginx_view, "nginx_ports": nginx_ports}

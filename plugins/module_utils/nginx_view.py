@@ -56,7 +56,7 @@ def view(site: Mapping[str, Any], caches: str, modules: Sequence[str] = ()) -> d
         made.files.append(
             {"path": f"wsgi-fleet/clients/{site['name']}.crt", "content": site["client_ca"].strip() + "\n"}
         )
-    http3 = site["http3"] and site["tls"]["mode"] not in ("off", False) and "http_v3" in modules
+    http3 = site["http3"] and has_https(site) and "http_v3" in modules
     if http3:
         made.headers.append(
             ["Alt-Svc", made.map("$https", "http3", on=quoted(f'h3=":{site["https_port"]}"; ma=86400'))]
@@ -83,6 +83,25 @@ def view(site: Mapping[str, Any], caches: str, modules: Sequence[str] = ()) -> d
         "files": made.files,
         "caches": made.caches,
     }
+
+
+def has_https(site: Mapping[str, Any]) -> bool:
+    """Whether a site has a certificate."""
+    return site["tls"]["mode"] in ("self_signed", "files", "host_file")
+
+
+def ports(sites: Sequence[Mapping[str, Any]], modules: Sequence[str], http2_by_server: bool) -> list[dict[str, Any]]:
+    """Return the ports of all sites, and what is said on each: `port`, `tls`, `http2`, `http3` and `proxied`."""
+    found: dict[tuple[bool, int], dict[str, Any]] = {}
+    for site in sites:
+        for tls, number in ((False, site["http_port"]), *([(True, site["https_port"])] if has_https(site) else [])):
+            port = found.setdefault(
+                (tls, number), {"port": number, "tls": tls, "http2": False, "http3": False, "proxied": False}
+            )
+            port["http2"] |= tls and site["http2"] and not http2_by_server
+            port["http3"] |= tls and site["http3"] and "http_v3" in modules
+            port["proxied"] |= site["proxy_protocol"]
+    return [found[key] for key in sorted(found)]
 
 
 class _View:

@@ -102,6 +102,7 @@ options:
     description:
       - Programs that must all succeed before anything is put in place, run one after the other.
       - They find the new state in a copy of O(root), whose path stands for C({root}) in C(argv) and C(chdir).
+      - They may open as many files as the host lets them.
     type: list
     elements: dict
     default: []
@@ -222,6 +223,7 @@ rc:
   sample: 1
 """
 
+import resource
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -240,6 +242,9 @@ def main() -> None:
     # The action plugin sends what it rendered as one parameter, which no output shows.
     arguments: dict[str, Any] = {**ARGUMENTS, "_contents": {"type": "str", "required": True, "no_log": True}}
     module = AnsibleModule(argument_spec=arguments, supports_check_mode=True)
+    # nginx -t opens the logs of all sites, which may be more files than a session begins with.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     def label(temporary: str, target: str) -> None:
         if module.selinux_enabled():

@@ -29,8 +29,11 @@ def test_nginx_finds_nothing_wrong_or_outdated(host):
 def test_runs_now_and_at_boot_with_many_files(host):
     assert host.service("nginx").is_running
     assert host.service("nginx").is_enabled
-    workers = host.process.filter(user="www-data", comm="nginx")
-    assert workers
+    processes = host.process.filter(comm="nginx")
+    assert {process.user for process in processes} == {"root", "www-data"}
+    limits = "prlimit --pid %s --nofile --output SOFT --noheadings --raw"
+    assert {host.check_output(limits, process.pid) for process in processes} == {"16384"}
+    assert host.check_output("systemctl show -P LimitNOFILE nginx") == "16384"
     assert "client_body_timeout 61s;" in host.check_output("nginx -T")
 
 

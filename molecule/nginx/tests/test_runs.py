@@ -206,6 +206,22 @@ def test_a_reload_that_did_not_happen_is_made_up_for(hosts, play):
 
 @thorough
 @pytest.mark.usefixtures("restored")
+def test_a_reload_has_room_for_the_logs_of_hundreds_of_sites(hosts, play):
+    """Four files for each, in a master that was started with a thousand: it gets more where it is, and a visitor his answer."""
+    many = [{**NEW, "name": f"new{number}", "server_names": [f"new{number}.example.com"]} for number in range(400)]
+    masters = each(master, hosts)
+    for host, pid in zip(hosts, masters, strict=True):
+        host.check_output("prlimit --pid %s --nofile=1024:", pid)
+    assert min(play("--check").changes()) == 1
+    assert min(play(more_sites=many).changes()) >= 2
+    for host in hosts:
+        assert fetch(where(host), "new399.example.com").status == 200
+    assert play(more_sites=many).changes() == [0, 0]
+    assert each(master, hosts) == masters
+
+
+@thorough
+@pytest.mark.usefixtures("restored")
 def test_a_configuration_that_nginx_does_not_take_up_is_told(hosts, play):
     """Its check passes a port that somebody else has; only the log tells."""
     before = each(digest, hosts)

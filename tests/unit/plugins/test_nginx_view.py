@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible.utils.vars import merge_hash
-from ansible_collections.wsgi.fleet.plugins.filter.nginx_view import nginx_view
+from ansible_collections.wsgi.fleet.plugins.filter.nginx_view import nginx_ports, nginx_view
 
 ROLE = Path(__file__).parents[3] / "roles" / "nginx"
 DEFAULTS = yaml.safe_load((ROLE / "vars/main.yml").read_text())["__nginx_site_defaults"]
@@ -257,3 +257,22 @@ def test_patterns_of_origins_are_for_the_whole_origin() -> None:
     ]
     assert view(cors={"origin_patterns": [r"https://b\.example"]})["cors"] is True
     assert view()["cors"] is False
+
+
+def test_a_port_is_what_its_sites_want() -> None:
+    sites = [
+        merge_hash(DEFAULTS, change)
+        for change in (
+            {"http_port": 8080, "tls": {"mode": "off"}, "proxy_protocol": True, "http3": True},
+            {"http2": False},
+            {"http3": True, "https_port": 8443},
+        )
+    ]
+
+    def said(modules: tuple[str, ...], by_server: bool) -> list[tuple[int, set[str]]]:
+        ports = nginx_ports(sites, modules, by_server)
+        return [(port["port"], {name for name in port if name != "port" and port[name]}) for port in ports]
+
+    http = [(80, set()), (8080, {"proxied"})]
+    assert said((), True) == [*http, (443, {"tls"}), (8443, {"tls"})]
+    assert said(("http_v3",), False) == [*http, (443, {"tls"}), (8443, {"tls", "http2", "http3"})]

@@ -11,6 +11,7 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible_collections.wsgi.fleet.plugins.filter.apache_view import apache_problems, apache_view
+from ansible_collections.wsgi.fleet.plugins.filter.with_defaults import with_defaults
 
 ROLE = Path(__file__).parents[3] / "roles" / "apache"
 SITE: dict[str, Any] = {"name": "shop", "server_names": ["shop.example.com"], "server": "unix:/run/shop.sock"}
@@ -43,8 +44,8 @@ def templar(sites: list[dict[str, Any]], **variables: Any) -> Templar:
     files = {**load("defaults/main.yml"), **load("vars/main.yml")}
     made = Templar(loader=DataLoader(), variables={**base, **trusted(files), "apache_sites": sites, **variables})
     # only Ansible itself finds a collection's filters
-    made._engine.environment.filters["wsgi.fleet.apache_view"] = apache_view
-    made._engine.environment.filters["wsgi.fleet.apache_problems"] = apache_problems
+    ours = {"apache_view": apache_view, "apache_problems": apache_problems, "with_defaults": with_defaults}
+    made._engine.environment.filters.update({f"wsgi.fleet.{name}": filter_ for name, filter_ in ours.items()})
     return made
 
 

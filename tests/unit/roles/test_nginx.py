@@ -7,6 +7,7 @@ import contextlib
 import http.server
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -21,7 +22,8 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible_collections.wsgi.fleet.plugins.filter.maintenance_change import maintenance_change
-from ansible_collections.wsgi.fleet.plugins.filter.nginx_view import nginx_view
+from ansible_collections.wsgi.fleet.plugins.filter.nginx_view import nginx_ports, nginx_view
+from ansible_collections.wsgi.fleet.plugins.filter.with_defaults import with_defaults
 
 ROLE = Path(__file__).parents[3] / "roles" / "nginx"
 SITE: dict[str, Any] = {
@@ -63,7 +65,8 @@ def templar(sites: list[dict[str, Any]], look: dict[str, Any] | None = None, **v
     files = {**load("defaults/main.yml"), **load("vars/main.yml")}
     made = Templar(loader=DataLoader(), variables={**base, **trusted(files), "nginx_sites": sites, **variables})
     # only Ansible itself finds a collection's filter
-    made._engine.environment.filters["wsgi.fleet.nginx_view"] = nginx_view
+    ours = {"nginx_view": nginx_view, "nginx_ports": nginx_ports, "with_defaults": with_defaults}
+    made._engine.environment.filters.update({f"wsgi.fleet.{name}": filter_ for name, filter_ in ours.items()})
     return made
 
 
@@ -78,11 +81,15 @@ def render(template: str, *args: Any, **kwargs: Any) -> str:
     return str(rendered or "")
 
 
-def render_site(changes: dict[str, Any] | None = None, look: dict[str, Any] | None = None) -> str:
-    """The file of one site, the way the tree action gets it."""
-    files = evaluate("__nginx_files", [{**SITE, **(changes or {})}], look)
-    (file,) = [file for file in files if file["path"] == "sites-enabled/shop.conf"]
+def render_file(path: str, sites: list[dict[str, Any]], look: dict[str, Any] | None = None) -> str:
+    """One of nginx's files, the way the tree action gets it."""
+    (file,) = [file for file in evaluate("__nginx_files", sites, look) if file["path"] == path]
     return render(file["template"], [], look, **file["vars"])
+
+
+def render_site(changes: dict[str, Any] | None = None, look: dict[str, Any] | None = None) -> str:
+    """The file of one site."""
+    return render_file("sites-enabled/shop.conf", [{**SITE, **(changes or {})}], look)
 
 
 def lines(text: str) -> list[str]:
@@ -220,7 +227,7 @@ def test_a_port_has_one_set_of_protocols(version: str) -> None:
     """Nginx warns, or worse, when two servers say different things of one port."""
     sites = [SITE, {**SITE, "name": "old", "server_names": ["old.example.com"], "http2": False}]
     look = {"version": version}
-    texts = [render("default.j2", sites, look)]
+    texts = [render_file("sites-enabled/default", sites, look)]
     for file in evaluate("__nginx_files", sites, look):
         if file["path"].endswith(".conf") and file["path"].startswith("sites-enabled/"):
             texts.append(render(file["template"], sites, look, **file["vars"]))
@@ -231,14 +238,16 @@ def test_a_port_has_one_set_of_protocols(version: str) -> None:
 
 @pytest.mark.parametrize("ipv6", [True, False])
 def test_listens_on_ipv6_only_where_there_is_ipv6(ipv6: bool) -> None:
-    for text in (render_site({}, {"ipv6": ipv6}), render("default.j2", [SITE], {"ipv6": ipv6})):
+    for text in (render_site({}, {"ipv6": ipv6}), render_file("sites-enabled/default", [SITE], {"ipv6": ipv6})):
         assert ("listen [::]:80" in text) is ipv6
         assert ("listen [::]:443" in text) is ipv6
         assert "listen 80" in text
 
 
 def test_a_new_certificate_is_a_new_configuration() -> None:
-    assert render("default.j2", [SITE]) != render("default.j2", [SITE], {"certificate": "CD34"})
+    assert render_file("sites-enabled/default", [SITE]) != render_file(
+        "sites-enabled/default", [SITE], {"certificate": "CD34"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -423,21 +432,27 @@ def host(
     source: str = "distribution",
     look_for: str = "",
     has: str = "none",
+    shown: str = "",
+    open_files: int = 16384,
 ) -> dict[str, Any]:
-    # what is installed, whatever this machine has
-    query = directory.with_name(f"{directory.name}-bin") / "dpkg-query"
-    query.parent.mkdir(exist_ok=True)
+    # what is installed and what systemd says, whatever this machine has
+    programs = directory.with_name(f"{directory.name}-bin")
+    programs.mkdir(exist_ok=True)
+    query, systemctl = programs / "dpkg-query", programs / "systemctl"
     query.write_text(f'#!/bin/sh\nfor package; do :; done\ncase " {has} " in *" $package "*) echo installed;; esac\n')
-    query.chmod(0o755)
+    systemctl.write_text(f'#!/bin/sh\necho "$1" >>{programs}/asked\n[ "$1" != show ] || echo "{shown}"\n')
+    for program in (query, systemctl):
+        program.chmod(0o755)
     (directory / "log").mkdir(exist_ok=True)
     owner = f"{directory.owner()}:{directory.group()}"
     argv = ["sh", "-s", "--", mode, packages, directory / "etc", directory / "log", owner, directory / "tls/pair.pem"]
     program = b"".join((ROLE / "files" / name).read_bytes() for name in ("shared.sh", "host.sh"))
+    argv += [str(days), str(port), directory / "cached", source, look_for, "", directory / "limits/ours.conf"]
     run = subprocess.run(
-        [*argv, str(days), str(port), directory / "cached", source, look_for, "", "shop", "--", *files, "--", *names],
+        [*argv, str(open_files), "shop", "--", *files, "--", *names],
         input=program,
         cwd=directory,  # it makes files: never among ours
-        env={**os.environ, "PATH": f"{query.parent}:{os.environ['PATH']}"},
+        env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
         check=True,
         capture_output=True,
     )
@@ -599,6 +614,33 @@ def test_logs_are_not_for_everybody(tmp_path: Path) -> None:
     log.write_text("kept")
     assert host(tmp_path)["changed"] is False
     assert log.read_text() == "kept"
+
+
+def test_a_running_master_gets_its_files(tmp_path: Path) -> None:
+    """And is left those that it has, when fewer would do."""
+
+    def limit() -> tuple[int, int]:
+        return resource.prlimit(master.pid, resource.RLIMIT_NOFILE)
+
+    asked = tmp_path.with_name(f"{tmp_path.name}-bin") / "asked"
+    with subprocess.Popen(["prlimit", "--nofile=1024:", "sleep", "60"]) as master:
+        try:
+            waiting = f"MainPID={master.pid}\nNeedDaemonReload=yes"
+            assert host(tmp_path, mode="check", shown=waiting)["changed"] is True
+            assert limit()[0] == 1024
+            assert not (tmp_path / "limits").exists()
+            assert "daemon-reload" not in asked.read_text()
+
+            assert host(tmp_path, shown=waiting)["changed"] is True
+            assert limit() == (16384, 16384)
+            assert "daemon-reload" in asked.read_text()
+            assert (tmp_path / "limits/ours.conf").read_text().splitlines()[1:] == ["[Service]", "LimitNOFILE=16384"]
+            assert host(tmp_path, shown=waiting)["changed"] is False
+
+            assert host(tmp_path, open_files=8192, shown=waiting)["changed"] is True  # the unit's
+            assert limit() == (16384, 16384)
+        finally:
+            master.kill()
 
 
 def test_the_packages_welcome_page_is_kept_off_a_bare_host(tmp_path: Path) -> None:
