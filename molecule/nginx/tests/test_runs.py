@@ -207,7 +207,7 @@ def test_a_reload_that_did_not_happen_is_made_up_for(hosts, play):
 @thorough
 @pytest.mark.usefixtures("restored")
 def test_a_reload_has_room_for_the_logs_of_hundreds_of_sites(hosts, play):
-    """Four files for each, in a master that was started with a thousand: it gets more where it is, and a visitor his answer."""
+    """Four files for each, in a master that was started with a thousand."""
     many = [{**NEW, "name": f"new{number}", "server_names": [f"new{number}.example.com"]} for number in range(400)]
     masters = each(master, hosts)
     for host, pid in zip(hosts, masters, strict=True):
