@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import socket
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
-from probes import ROOT, ansible_environment, run_playbook
+from probes import ROOT, ansible_environment, connects, run_playbook
 
 CONVERGE = "molecule/shared/converge.yml"
 SSH = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
@@ -63,6 +65,16 @@ def neighbour(host):
     return host.get_host(f"ansible://{other}", ansible_inventory=host.backend.ansible_inventory)
 
 
+def neighbour_address(host):
+    return neighbour(host).ansible.get_variables()["ansible_host"]
+
+
+def controller(host):
+    """This machine's address as the host sees it."""
+    words = host.check_output("ss -Htn state established sport = :22").split()
+    return [word for word in words if ":" in word][1].rpartition(":")[0].strip("[]").removeprefix("::ffff:")
+
+
 def changes(host, **options):
     """The number of changed tasks of a run that must not fail."""
     done = apply(host, **options)
@@ -86,15 +98,45 @@ def replaced(host, program, script):
         host.check_output(f"rm {path}")
 
 
+def echoes(address, port):
+    """What a datagram meets: "open" (the listener sends it back), "refused" or "dropped" (no answer)."""
+    family, kind, protocol, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as asking:
+        asking.settimeout(0.5)
+        asking.connect(place)
+        for _ in range(4):  # a kernel refuses only so many in a second
+            try:
+                asking.send(b"knock")
+                return "open" if asking.recv(100) == b"knock" else "something else"
+            except ConnectionRefusedError:
+                return "refused"
+            except OSError:
+                continue
+    return "dropped"
+
+
+def meets(host, address, ports, probe=connects):
+    """What `connects` or `echoes` says when a host asks at each of these ports."""
+    source = f"from __future__ import annotations\nimport socket\n{inspect.getsource(probe)}"
+    asked = f"for port in {list(ports)}: print({probe.__name__}({address!r}, port))"
+    return host.check_output("python3 -c %s", f"{source}\n{asked}").split()
+
+
 def reaches(host, address, port):
-    """Whether a host reaches a port of another, or what it meets."""
-    program = (
-        "import socket,sys\n"
-        "try: socket.create_connection((sys.argv[1], int(sys.argv[2])), 2); print('open')\n"
-        "except ConnectionRefusedError: print('refused')\n"
-        "except OSError: print('dropped')"
-    )
-    return host.check_output("python3 -c %s %s %s", program, address, str(port))
+    return meets(host, address, [port])[0]
+
+
+@contextmanager
+def led_on(host, target, ports):
+    """The host leads some of its ports on to a neighbour's, each to the one 1000 below."""
+    for port in ports:
+        leads = f"-p tcp --dport {port} -j DNAT --to-destination {target}:{port - 1000}"
+        host.check_output(f"iptables -t nat -A PREROUTING {leads}")
+    host.check_output(f"iptables -t nat -A POSTROUTING -d {target} -j MASQUERADE")
+    try:
+        yield
+    finally:
+        host.check_output("iptables -t nat -F PREROUTING && iptables -t nat -F POSTROUTING")
 
 
 @contextmanager

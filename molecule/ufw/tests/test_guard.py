@@ -6,16 +6,31 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 import yaml
-from firewall import ad_hoc, apply, bridge_address, changes, command, kernel, name, replaced, restored
+from firewall import (
+    ad_hoc,
+    apply,
+    bridge_address,
+    changes,
+    command,
+    kernel,
+    name,
+    neighbour_address,
+    reaches,
+    replaced,
+    restored,
+)
 from probes import ROOT, connects, thorough, wait_until
 
 testinfra_hosts = ["ansible://debian13"]
 
 GUARD = "/var/lib/wsgi-fleet/ufw/guard"
+UNDO = "/var/lib/wsgi-fleet/ufw/undo"
+KILL = 'case "$*" in *--wait*) kill -9 $PPID; exit 1 ;; esac; exec /usr/sbin/iptables-restore "$@"'
 FEWER = {"ufw_rules": [{"port": 8001, "proto": "tcp"}], "ufw_fleet_rules": []}
 CONVERGED = yaml.safe_load((ROOT / "molecule/ufw/inventory/hosts.yml").read_text())["systems_under_test"]["vars"]
 NO_NEW_SSH = "-A ufw-before-input -p tcp --dport 22 -m conntrack --ctstate NEW -j DROP"
@@ -43,12 +58,34 @@ def test_change_is_confirmed_and_leaves_nothing(host, address):
 def test_rules_that_only_open_need_no_guard(host):
     """A guard costs a connection; a deployment that opens a port should not pay for it."""
     more = [*CONVERGED["ufw_rules"], {"port": 8019, "proto": "tcp"}]
-    undo = "/var/lib/wsgi-fleet/ufw/undo"
     with restored(host):
-        host.check_output("rm %s", undo)
+        host.check_output("rm %s", UNDO)
         assert changes(host, ufw_rules=more) == 1
-        assert not host.file(undo).exists
-    assert host.file(undo).exists  # to close it again is guarded
+        assert not host.file(UNDO).exists
+    assert host.file(UNDO).exists  # to close it again is guarded
+
+
+@thorough
+def test_change_without_a_guard(host, address):
+    with restored(host):
+        host.check_output("rm %s", UNDO)
+        assert changes(host, **FEWER, ufw_guard_seconds=0) == 1
+        assert not host.file(UNDO).exists
+        assert is_settled(host)
+        assert [connects(address, port) for port in (22, 8001, 8004)] == ["open", "open", "dropped"]
+
+
+@thorough
+def test_run_without_a_guard_confirms_what_one_before_has_changed(host, address):
+    """The module dies between its guard and the kernel's rules."""
+    with restored(host):
+        with replaced(host, "iptables-restore", KILL):
+            assert apply(host, **FEWER, ufw_guard_seconds=30).returncode != 0
+        assert not is_settled(host)
+        assert changes(host, **FEWER, ufw_guard_seconds=0) == 1
+        assert is_settled(host)
+        time.sleep(30)
+        assert [connects(address, port) for port in (22, 8001, 8004)] == ["open", "open", "dropped"]
 
 
 @pytest.fixture
@@ -111,6 +148,7 @@ def test_default_deny_with_an_empty_list(host, address):
     with restored(host):
         assert changes(host, **nothing) == 1
         assert [connects(address, port) for port in (22, 8001, 8002)] == ["open", "dropped", "dropped"]
+        assert reaches(host, neighbour_address(host), 8004) == "dropped"
 
 
 @thorough
@@ -127,12 +165,13 @@ def test_operator_takes_the_rule_for_ssh_away(host, address):
 @thorough
 @pytest.mark.parametrize(
     "variables",
-    [{"ufw_ssh_from": ["10.0.0.0/8"]}, pytest.param({"ufw_ipv6": False, "ufw_rules": []}, marks=thorough)],
+    [{"ufw_ssh_from": ["10.0.0.0/8"]}, pytest.param({"ufw_ipv6": False}, marks=thorough)],
 )
 def test_host_that_is_reached_by_ipv6_only(host, address, variables):
     """Here others come by IPv4, and root may not see which of them all this run is: so the guard has to do it."""
     before = kernel(host)
-    done = apply(host, ansible_host=bridge_address(host, address), ufw_guard_seconds=12, **variables)
+    by_ipv6 = bridge_address(host, address)  # whose zone is nothing for a rule to that address
+    done = apply(host, ansible_host=by_ipv6, ufw_rules=[], ufw_guard_seconds=12, **variables)
     assert done.returncode != 0
     refused = "do not switch IPv6 off", "which is not in ['10.0.0.0/8']", "so the host took the change back"
     assert any(message in said(done) for message in refused)
@@ -184,8 +223,7 @@ def test_controller_dies_before_it_confirms(host, address):
 def test_reboot_takes_back_what_is_not_confirmed(host, address):
     """The module dies half-way, and the power fails before the guard's time is up."""
     before = kernel(host)
-    kill = 'case "$*" in *--wait*) kill -9 $PPID; exit 1 ;; esac; exec /usr/sbin/iptables-restore "$@"'
-    with replaced(host, "iptables-restore", kill):
+    with replaced(host, "iptables-restore", KILL):
         assert apply(host, **FEWER, ufw_guard_seconds=600).returncode != 0
     assert not is_settled(host)
     assert "8004" not in host.check_output("cat /etc/ufw/user.rules")

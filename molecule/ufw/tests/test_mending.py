@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from firewall import ad_hoc, apply, changes, kernel, replaced, restored
+from firewall import ad_hoc, apply, changes, controller, kernel, neighbour, reaches, replaced, restored
 from probes import connects, thorough
 
 testinfra_hosts = ["ansible://debian13"]  # one is enough: test_ufw.py holds both against the same measure
@@ -138,8 +138,7 @@ def test_sshd_moves_to_another_port(host, address):
 
 @thorough
 def test_emergency_block_holds_when_rules_change(host, address):
-    us = [word for word in host.check_output("ss -Htn state established sport = :22").split() if ":" in word][1]
-    us = us.rpartition(":")[0].strip("[]").removeprefix("::ffff:")
+    us = controller(host)
     assert connects(address, 8001) == "open"
     host.check_output(f"ufw prepend deny from {us}")
     try:
@@ -165,6 +164,17 @@ def test_ssh_from_some_networks_only(host, address):
         assert "-A ufw-user-input -p tcp -m tcp --dport 22 -j ACCEPT" not in held
         assert "-A ufw6-user-input -s 2001:db8::/32 -p tcp -m tcp --dport 22 -j ACCEPT" in held
         assert connects(address, 22) == "open"
+
+
+@thorough
+def test_ssh_from_this_machine_only(host, address):
+    there = neighbour(host)
+    assert reaches(there, address, 22) == "open"
+    with restored(host):
+        assert changes(host, ufw_ssh_from=[controller(host)]) == 1
+        assert connects(address, 22) == "open"
+        assert {port: reaches(there, address, port) for port in (22, 8001)} == {22: "dropped", 8001: "open"}
+    assert reaches(there, address, 22) == "open"
 
 
 @pytest.mark.parametrize(

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from firewall import apply, changes, neighbour, replaced, restored
+from firewall import apply, changes, led_on, neighbour_address, replaced, restored
 from probes import connects, thorough
 
 testinfra_hosts = ["ansible://debian13"]  # one is enough: test_ufw.py holds both against the same measure
 
 
 def test_rules_for_packets_that_are_passed_on(host, address):
-    """The host leads its ports 9001 to 9003 to those of its neighbour, as one that publishes others' services does."""
-    there = neighbour(host).ansible.get_variables()["ansible_host"]
+    """As on a host that publishes others' services."""
     assert host.check_output("cat /proc/sys/net/ipv4/ip_forward") == "1"  # the sandbox allows no other value
-    for port in (9001, 9002, 9004):
-        leads = f"-p tcp --dport {port} -j DNAT --to-destination {there}:{port - 1000}"
-        host.check_output(f"iptables -t nat -A PREROUTING {leads}")
-    host.check_output(f"iptables -t nat -A POSTROUTING -d {there} -j MASQUERADE")
-    try:
-        assert [connects(address, port) for port in (9001, 9002, 9004)] == ["open", "refused", "dropped"]
-    finally:
-        host.check_output("iptables -t nat -F PREROUTING && iptables -t nat -F POSTROUTING")
+    ports = 9001, 9002, 9004
+    with led_on(host, neighbour_address(host), ports):
+        assert [connects(address, port) for port in ports] == ["open", "refused", "dropped"]
 
 
 def test_docker_is_told_of(host):

@@ -5,7 +5,20 @@ from __future__ import annotations
 import json
 
 import pytest
-from firewall import ad_hoc, bridge_address, changes, kernel, name, neighbour, reaches, restored
+from firewall import (
+    ad_hoc,
+    bridge_address,
+    changes,
+    echoes,
+    kernel,
+    led_on,
+    meets,
+    name,
+    neighbour,
+    neighbour_address,
+    reaches,
+    restored,
+)
 from probes import connects, thorough, wait_until
 
 testinfra_hosts = ["ansible://systems_under_test"]
@@ -32,6 +45,10 @@ testinfra_hosts = ["ansible://systems_under_test"]
         (8016, "dropped"),  # UDP only there
         (8017, "open"),  # and logged
         (8018, "refused"),
+        (8020, "open"),  # to the host's own address
+        (8021, "dropped"),  # to another
+        (8022, "open"),  # by the interface that we come by
+        (8023, "dropped"),  # UDP only
     ],
 )
 def test_ports_over_ipv4(address, port, meets):
@@ -54,13 +71,31 @@ def test_ports_over_ipv6(host, address, port, meets):
     assert connects(bridge_address(host, address), port) == meets
 
 
+@pytest.mark.parametrize(
+    ("port", "meets"),
+    [
+        (8003, "refused"),
+        (8004, "dropped"),  # TCP only
+        (8016, "open"),  # by an application profile
+        (8023, "open"),
+        (8025, "open"),  # the last of a range
+    ],
+)
+def test_ports_over_udp(host, address, port, meets):
+    assert echoes(address, port) == meets
+    if meets != "dropped":
+        assert echoes(bridge_address(host, address), port) == meets
+
+
 def test_everything_listens(host):
     """Else a dropped port would prove nothing."""
-    assert {reaches(host, "127.0.0.1", port) for port in range(8000, 8020) if port not in (8003, 8005)} == {"open"}
+    ports = range(8000, 8030)
+    for probe in (connects, echoes):
+        assert meets(host, "127.0.0.1", ports, probe) == ["open"] * len(ports)
 
 
 def test_rules_for_packets_that_leave(host, address):
-    target = neighbour(host).ansible.get_variables()["ansible_host"]
+    target = neighbour_address(host)
     assert reaches(host, target, 8004) == "open"
     assert reaches(host, target, 8005) == "refused"
     assert connects(target, 8005) == "open"
@@ -106,6 +141,17 @@ def test_ssh_is_open_where_sshd_listens_and_stands_first(host, address):
     for prefix in ("ufw", "ufw6"):
         rules = [line for line in kernel(host).splitlines() if line.startswith(f"-A {prefix}-user-input ")]
         assert [rule.split("--dport ")[1] for rule in rules[: len(ports)]] == [f"{port} -j ACCEPT" for port in ports]
+
+
+def test_comments_are_shown_to_people(host):
+    lines = [line.split("#") for line in host.check_output("ufw status").splitlines() if "#" in line]
+    shown = {(rule.split()[0], comment.strip()) for rule, comment in lines}
+    assert {
+        ("22/tcp", "wsgi.fleet: keep SSH open"),
+        ("8001/tcp", "wsgi.fleet: for all"),
+        ("8002/tcp", "wsgi.fleet: http for balancers"),
+        ("8023/udp", "wsgi.fleet"),
+    } <= shown
 
 
 def test_policies_in_the_kernel(host):
@@ -167,6 +213,16 @@ def test_stale_rules_go_and_foreign_ones_stay(host, address):
     assert changes(host) == 0
 
 
+@thorough
+def test_order_of_our_rules_changes(host, address):
+    rules = [{"port": 8013, "from": "10.0.0.0/8", "action": "deny"}, {"port": 8013}]
+    with restored(host):
+        for order, met in ((rules, "dropped"), (rules[::-1], "open"), (rules, "dropped")):
+            assert changes(host, ufw_rules=order) == 1
+            assert connects(address, 8013) == met
+            assert changes(host, ufw_rules=order) == 0
+
+
 # --- other settings
 
 
@@ -182,10 +238,18 @@ def test_other_settings(host, address):
         "ufw_rules": [{"port": 8001, "proto": "tcp"}],
         "ufw_fleet_rules": [],
     }
+    there, by_ipv6 = neighbour_address(host), bridge_address(host, address)
+    assert reaches(host, there, 8004) == "open"
+    with led_on(host, there, [9004]):
+        assert connects(address, 9004) == "dropped"
     with restored(host):
         assert changes(host, **other) == 1
         assert connects(address, 8001) == "open"
         assert connects(address, 8004) == "refused"
+        assert connects(by_ipv6, 8001) == "dropped"
+        assert reaches(host, there, 8004) == "refused"
+        with led_on(host, there, [9004]):
+            assert connects(address, 9004) == "open"
         held = kernel(host)
         assert "-P OUTPUT DROP" in held
         assert "-P FORWARD ACCEPT" in held
@@ -195,6 +259,46 @@ def test_other_settings(host, address):
         assert "-A ufw-user-input -p tcp -m tcp --dport 22 -j ufw-user-limit-accept" in held
         assert changes(host, **other) == 0
         assert [connects(address, 22) for _ in range(8)][-1] == "refused"  # the sixth in 30 seconds, whoever knocks
+
+
+@thorough
+def test_default_allow(host, address):
+    with restored(host):
+        assert changes(host, ufw_default_incoming="allow") == 1
+        assert {port: connects(address, port) for port in (22, 8003, 8008, 8012)} == {
+            22: "open",
+            8003: "refused",
+            8008: "dropped",  # denied by a rule
+            8012: "open",  # not named at all
+        }
+        assert connects(bridge_address(host, address), 8012) == "open"
+        assert echoes(address, 8012) == "open"
+        assert changes(host, ufw_default_incoming="allow") == 0
+
+
+@thorough
+@pytest.mark.parametrize("level", ["off", "high", "full"])
+def test_logging(host, address, level):
+    """From high on, what is blocked is logged without a limit; with full, all else as well."""
+    with restored(host):
+        assert changes(host, ufw_logging=level) == 1
+        lines = [line for line in kernel(host).splitlines() if " LOG " in line and "-user-" not in line]
+        limits = {
+            prefix: {" -m limit " in line for line in lines if prefix in line}
+            for prefix in ("[UFW BLOCK]", "[UFW AUDIT]")
+        }
+        assert (
+            limits
+            == {
+                "off": {"[UFW BLOCK]": set(), "[UFW AUDIT]": set()},
+                "high": {"[UFW BLOCK]": {False}, "[UFW AUDIT]": {True}},
+                "full": {"[UFW BLOCK]": {False}, "[UFW AUDIT]": {False}},
+            }[level]
+        )
+        before = sum(logged(host, "[UFW BLOCK]"))
+        assert connects(address, 8018) == "refused"  # by a rule that logs, which off silences too
+        assert sum(logged(host, "[UFW BLOCK]")) == before + (level != "off")
+        assert changes(host, ufw_logging=level) == 0
 
 
 # --- last, for it takes the longest
