@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
-import shlex
-import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from certificates import SECRET, SSH, is_issued, served
-from probes import ROOT, ansible_environment, fetch, run_playbook, thorough, wait_until
+from certificates import HOME, SECRET, SSH, age, forget_failures, is_issued, known, leads_elsewhere, served, where
+from probes import ROOT, Visitors, fetch, run_playbook, thorough, wait_until
+from tls import resumption, scan
 
 testinfra_hosts = ["ansible://systems_under_test"]
-
-HOME = "/var/lib/wsgi-fleet/acme"
 
 
 def name(host):
@@ -56,15 +54,10 @@ def unreachable_server(host):
         host.check_output("cat /root/hosts >/etc/hosts")
 
 
-def forget_failures(host):
-    """An operator who has mended the cause need not wait."""
-    host.check_output(f"rm -f {HOME}/failed/*")
-
-
 # --- what was converged
 
 
-@pytest.mark.parametrize("site", ["good", "other"])
+@pytest.mark.parametrize("site", ["good", "other", "staff"])
 def test_certificate_is_served(address, site):
     """Debian 13 too: all names lead to Debian 12, which passed the challenges on."""
     text = served(address, f"{site}.example.test")
@@ -95,6 +88,13 @@ def test_timer_has_a_moment_of_its_own(host):
     assert host.service("wsgi-fleet-acme.timer").is_running
     text = host.check_output("systemctl show wsgi-fleet-acme.timer -p RandomizedDelayUSec -p FixedRandomDelay")
     assert sorted(text.splitlines()) == ["FixedRandomDelay=yes", "RandomizedDelayUSec=12h"]
+    ask = "systemctl show wsgi-fleet-acme.timer -p NextElapseUSecRealtime --value"
+    moment = host.check_output(ask)
+    assert moment
+    host.check_output("systemctl daemon-reload")
+    assert host.check_output(ask) == moment
+    (other,) = {"debian12", "debian13"} - {name(host)}
+    assert known(host, other).check_output(ask) != moment
 
 
 def test_challenge_path_is_open_and_nothing_else(address):
@@ -108,6 +108,32 @@ def test_challenge_path_is_open_and_nothing_else(address):
     )
 
 
+@pytest.fixture
+def challenge(host):
+    """The path of a proof that this host alone has."""
+    path = f"/.well-known/acme-challenge/of-{name(host)}"
+    file = f"{HOME}/challenges{path}"
+    host.check_output(
+        f"mkdir -p {HOME}/challenges/.well-known/acme-challenge && echo proof >{file} && chmod 644 {file}"
+    )
+    yield path
+    host.check_output(f"rm {file}")
+
+
+def test_challenge_path_is_open_where_a_site_is_not(host, address, challenge):
+    """On the host that has the proof, and through the other, which asks it."""
+    password = {"Authorization": "Basic " + base64.b64encode(b"ann:secret").decode()}
+    assert fetch(address, "staff.example.test", headers=password).text == "page"
+    for site, status in (("staff.example.test", 401), ("inside.example.test", 403)):
+        for one in ("debian12", "debian13"):
+            answer = fetch(where(host, one), site, challenge)
+            assert (answer.status, answer.text) == (200, "proof\n")
+            assert fetch(where(host, one), site, challenge + "-not").status == 404
+        for path in ("/", "/.well-known/", "/.well-known/acme-challenges"):
+            assert fetch(address, site, path).status == status
+            assert fetch(address, site, path, tls=True).status == status
+
+
 def test_second_run_changes_nothing(host):
     changed, said = apply(host)
     assert changed == 0
@@ -117,65 +143,95 @@ def test_second_run_changes_nothing(host):
 # --- what happens later
 
 
-# makes a certificate that has lived for 89 of its 90 days; certbot's own library is on the host
-AGED = """
-import datetime, sys
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-key = ec.generate_private_key(ec.SECP256R1())
-name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "aged")])
-now = datetime.datetime.utcnow()
-made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-made = made.serial_number(1).not_valid_before(now - datetime.timedelta(days=89))
-made = made.not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256())
-kind = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-pem = serialization.Encoding.PEM
-print(key.private_bytes(pem, *kind).decode() + made.public_bytes(pem).decode())
-"""
+RENEWAL = "wsgi-fleet-acme.service"
 
 
-@contextmanager
-def aged(host, address, site):
-    """The site's certificate is near its end."""
-    live = f"{HOME}/live/{site}.pem"
-    program = shlex.quote(AGED)
-    host.check_output(
-        f"(umask 077; head -n 1 {live}; python3 -W ignore -c {program}) >/root/aged && mv /root/aged {live}"
-    )
-    host.check_output("systemctl reload nginx")
-    wait_until(lambda: not is_issued(served(address, f"{site}.example.test")), 10, "the aged certificate")
-    yield
-
-
-def test_renewal_by_the_timers_service(host, address):
-    """It is served without a restart, and what is not due stays as it is."""
+def test_renewal_by_the_timers_service(host, address, tmp_path):
+    """It is served without a restart, no visitor is lost, and what is not due stays as it is."""
     nginx, other = host.check_output("cat /run/nginx.pid"), serial(served(address, "other.example.test"))
-    with aged(host, address, "good"):
+    with Visitors(tmp_path, address, "good.example.test", "tls", "get", connections=10, pause=0.05) as visitors:
+        age(host, address, "good")
         assert host.check_output("/etc/wsgi-fleet/acme/renew --due") == "good"
-        host.run("systemctl start wsgi-fleet-acme.service")
+        host.run(f"systemctl start {RENEWAL}")
         wait_until(lambda: is_issued(served(address, "good.example.test")), 10, "the new certificate")
+    assert visitors.seen["failed"] == {}
+    assert visitors.seen["requests"] > 50
+    assert set(visitors.seen["answers"]) == {"page"}
     assert serial(served(address, "other.example.test")) == other
     assert host.check_output("cat /run/nginx.pid") == nginx
+
+
+@thorough
+def test_one_that_cannot_be_renewed_stops_no_other(host, address):
+    """It keeps what it had; the host tells which one and why, and gets it once it can."""
+    age(host, address, "good", "other")
+    old = served(address, "good.example.test")
+    with leads_elsewhere(host, "good.example.test"):
+        begun = host.check_output("date +%s")
+        assert host.run(f"systemctl start {RENEWAL}").rc != 0
+        wait_until(lambda: is_issued(served(address, "other.example.test")), 10, "the new certificate")
+    assert served(address, "good.example.test") == old
+    assert served(address, "www.good.example.test") == old
+    assert host.check_output(f"systemctl is-failed {RENEWAL}") == "failed"
+    told = host.check_output(f"journalctl --unit {RENEWAL} --since @{begun} --output cat")
+    assert "got: other" in told
+    failure = host.file(f"{HOME}/failed/good").content_string
+    for text in (failure, told.partition("missed: good: ")[2].partition("\n")[0]):
+        assert "Type: connection" in text
+        assert "/.well-known/acme-challenge/" in text
+    assert not host.file(f"{HOME}/failed/other").exists
+    assert host.check_output("systemctl is-active wsgi-fleet-acme.timer") == "active"
+    assert host.check_output("/etc/wsgi-fleet/acme/renew --due") == ""  # in peace for a while
+    forget_failures(host)
+    assert host.check_output("/etc/wsgi-fleet/acme/renew --due").split() == ["bad", "good"]
+    host.run(f"systemctl start {RENEWAL}")
+    wait_until(lambda: is_issued(served(address, "good.example.test")), 10, "the new certificate")
+    assert not host.file(f"{HOME}/failed/good").exists
+
+
+@thorough
+def test_wrong_key_of_an_external_account_is_told(host, address):
+    """By a host that has no account yet, and whose certificate of before stays."""
+    if name(host) == "debian13":
+        wrong = SECRET[::-1]
+        accounts = f"{HOME}/certbot/accounts"
+        age(host, address, "good")
+        old = served(address, "good.example.test")
+        host.check_output(f"mv {accounts} /root/accounts")
+        try:
+            begun = host.check_output("date +%s")
+            _, said = apply(host, acme_eab_hmac_key=wrong)
+            assert "Without a new certificate on debian13" in said
+            assert "external account binding" in said.partition("good: ")[2]
+            assert served(address, "good.example.test") == old
+            told = host.check_output(f"journalctl --since @{begun} --output cat")
+            logs = host.check_output(f"grep -rh '' {HOME}/messages {HOME}/failed /var/log/wsgi-fleet")
+            assert "eab-hmac-key" in host.file("/etc/wsgi-fleet/acme/certbot.ini").content_string
+            assert wrong not in said + told + logs
+        finally:
+            host.check_output(f"rm -rf {accounts} && mv /root/accounts {accounts}")
+            forget_failures(host)
+            apply(host)
+        wait_until(lambda: is_issued(served(address, "good.example.test")), 10, "the new certificate")
 
 
 @thorough
 def test_server_is_down(host, address):
     """What is served stays; the reason is told; when the server is back, a run brings what is due."""
     if name(host) == "debian12":
-        with aged(host, address, "good"):
-            before = serial(served(address, "good.example.test"))
-            with unreachable_server(host):
-                changed, said = apply(host)
-                assert changed == 0
-                assert "Without a new certificate on debian12" in said
-                assert "good: " in said
-                assert "refused" in said
-            assert serial(served(address, "good.example.test")) == before
-            assert apply(host)[0] == 0  # not at once again: public servers shut those out who ask too often
-            forget_failures(host)
-            assert apply(host)[0] == 1
-            wait_until(lambda: is_issued(served(address, "good.example.test")), 10, "the new certificate")
+        age(host, address, "good")
+        before = serial(served(address, "good.example.test"))
+        with unreachable_server(host):
+            changed, said = apply(host)
+            assert changed == 0
+            assert "Without a new certificate on debian12" in said
+            assert "good: " in said
+            assert "refused" in said
+        assert serial(served(address, "good.example.test")) == before
+        assert apply(host)[0] == 0  # not at once again: public servers shut those out who ask too often
+        forget_failures(host)
+        assert apply(host)[0] == 1
+        wait_until(lambda: is_issued(served(address, "good.example.test")), 10, "the new certificate")
         assert apply(host)[0] == 0
 
 
@@ -222,36 +278,28 @@ def test_wrong_input_is_refused(host):
 
 # --- profiles
 
+COMPANY = "company.example.test"
+AUTHORITY = ROOT / ".cache" / "acme" / "company-ca.crt"
 
-def scan(address, profile):
-    """What a scanner finds against one of Mozilla's recommendations."""
-    program = ROOT / ".cache" / "acme" / "scanner" / "bin" / "sslyze"
-    authority = ROOT / ".cache" / "acme" / "company-ca.crt"
-    words = [
-        program,
-        "--sni",
-        "company.example.test",
-        "--mozilla_config",
-        profile,
-        "--certinfo_ca_file",
-        authority,
-        address,
-    ]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=240, env=ansible_environment())
-    return done.returncode, done.stdout
+
+def test_sessions_resume_without_tickets_and_nothing_is_stapled(address):
+    """Tickets have a key that a reload does not change; and we ask no OCSP responder."""
+    told = resumption(address, COMPANY)
+    assert "session ticket" not in told
+    assert "OCSP response: no response sent" in told
 
 
 def test_intermediate_profile(address):
-    code, found = scan(address, "intermediate")
+    code, found = scan(address, COMPANY, AUTHORITY, "intermediate")
     assert code == 0, found
-    assert scan(address, "modern")[0] != 0  # it tells them apart
+    assert scan(address, COMPANY, AUTHORITY, "modern")[0] != 0  # it tells them apart
 
 
 def test_modern_profile(host, address):
     if name(host) == "debian13":
         apply(host, nginx_tls_profile="modern")
         try:
-            code, found = scan(address, "modern")
+            code, found = scan(address, COMPANY, AUTHORITY, "modern")
             assert code == 0, found
         finally:
             apply(host)

@@ -7,8 +7,8 @@ import ssl
 import urllib.request
 
 import pytest
-from certificates import SECRET, SSH, is_issued, served, where
-from probes import ROOT, connects, run_playbook, thorough, wait_until
+from certificates import SECRET, SSH, age, is_issued, served, where
+from probes import ROOT, connects, fetch, run_playbook, thorough, wait_until
 
 testinfra_hosts = ["ansible://debian12"]
 
@@ -66,6 +66,26 @@ def test_status_tells_how_long_certificates_last(play):
     rows = [line.split() for line in said.splitlines() if "https://shop.example.test/" in line]
     for name in ("debian12", "debian13"):
         assert any(row[0] == name and row[4:6] == ["89", "days"] for row in rows), said
+
+
+@thorough
+def test_certificates_are_renewed_in_maintenance(host, play):
+    site, address = "shop.example.test", where(host, "debian12")
+    code, said = play("playbooks/maintenance.yml", "--extra-vars", "wsgi_maintenance=on")
+    assert code == 0, said
+    try:
+        for tls in (False, True):
+            answer = fetch(address, site, tls=tls)
+            assert (answer.status, "retry-after" in answer.headers) == (503, True)
+        assert fetch(address, site, "/.well-known/acme-challenge/none").status == 404
+        age(host, address, "shop")
+        host.check_output("systemctl start wsgi-fleet-acme.service")
+        wait_until(lambda: is_issued(served(address, site)), 10, "the new certificate")
+        assert fetch(address, site, tls=True).status == 503
+    finally:
+        code, said = play("playbooks/maintenance.yml", "--extra-vars", "wsgi_maintenance=off")
+    assert code == 0, said
+    assert "retry-after" not in fetch(address, site, tls=True).headers
 
 
 @thorough

@@ -10,8 +10,10 @@ import ssl
 import pytest
 import testinfra
 from probes import ROOT, fetch
+from tls import resumption, scan
 
-CERTIFICATE = ROOT / ".cache" / "apache" / "certificate.pem"
+CERTIFICATE = ROOT / ".cache" / "apache" / "company.crt"
+AUTHORITY = ROOT / ".cache" / "apache" / "company-ca.crt"
 FORGED = {
     "X-Forwarded-For": "203.0.113.9",
     "X-Real-IP": "203.0.113.9",
@@ -155,6 +157,18 @@ def test_certificates_and_protocols(address):
     assert handshake(address, "shop.example", maximum_version=ssl.TLSVersion.TLSv1_2)[2] == "TLSv1.2"
     with pytest.raises(ssl.SSLError):
         handshake(address, "shop.example", minimum_version=ssl.TLSVersion.TLSv1, maximum_version=ssl.TLSVersion.TLSv1_1)
+
+
+def test_sessions_resume_without_tickets_and_nothing_is_stapled(address):
+    """Tickets have a key that a reload does not change; and we ask no OCSP responder."""
+    told = resumption(address, "full.example")
+    assert "session ticket" not in told
+    assert "OCSP response: no response sent" in told
+
+
+def test_intermediate_profile(address):
+    code, found = scan(address, "full.example", AUTHORITY, "intermediate")
+    assert code == 0, found
 
 
 def test_http2_reaches_the_application(host):

@@ -12,7 +12,9 @@ import probes
 import pytest
 import testinfra
 import yaml
-from probes import ROOT, connects, fetch, run_playbook, thorough
+from probes import ROOT, connects, fetch, run_playbook, thorough, wait_until
+from test_apache import AUTHORITY
+from tls import handshakes, scan
 
 SCENARIO = ROOT / "molecule" / "apache"
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
@@ -135,6 +137,38 @@ def test_a_reload_that_is_owed_is_made_up_for(host):
     assert changes(play(host, "site.yml", "--tags=apache")) == {"debian13": 1}
     assert host.check_output(CONFIG) == wanted
     assert changes(play(host, "site.yml", "--tags=apache")) == {"debian13": 0}
+
+
+def gives_tickets(host):
+    return "session ticket" in handshakes(address(host), "full.example", "-tls1_2")
+
+
+@thorough
+def test_what_somebody_changed_and_reloaded_is_undone_where_it_runs(host):
+    config = "/etc/apache2/apache2.conf"
+    host.check_output(f"sed -i 's/^SSLSessionTickets Off$/SSLSessionTickets On/' {config} && systemctl reload apache2")
+    wait_until(lambda: gives_tickets(host))
+    assert changes(play(host, "site.yml", "--tags=apache"))["debian13"] > 0
+    wait_until(lambda: not gives_tickets(host))
+    assert changes(play(host, "site.yml", "--tags=apache")) == {"debian13": 0}
+
+
+@thorough
+def test_modern_profile(host):
+    site = "full.example"
+    code, found = scan(address(host), site, AUTHORITY, "modern")
+    assert code != 0
+    assert "certificate" not in found.rpartition("FAILED - Not compliant")[2]  # it is the configuration that differs
+    try:
+        assert changes(play(host, "site.yml", "--tags=apache", apache_tls_profile="modern"))["debian13"] > 0
+        code, found = scan(address(host), site, AUTHORITY, "modern")
+        assert code == 0, found
+        assert "alert protocol version" in handshakes(address(host), site, "-tls1_2")
+        assert fetch(address(host), site, tls=True).status == 200
+    finally:
+        restored = play(host, "site.yml", "--tags=apache")
+    assert changes(restored)["debian13"] > 0
+    assert "Cipher is ECDHE" in handshakes(address(host), site, "-tls1_2")
 
 
 def test_status_is_told_and_maintenance_refused(host):

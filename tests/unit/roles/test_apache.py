@@ -128,6 +128,17 @@ def test_a_new_certificate_is_a_new_configuration() -> None:
     assert before["sites-enabled/000-default.conf"] != after["sites-enabled/000-default.conf"]
 
 
+@pytest.mark.parametrize(
+    ("changed", "running", "expected"),
+    [(False, "d1", False), (False, "d0", True), (False, "", True), (True, "d1", True)],
+)
+def test_reloads_for_another_digest_and_for_files_that_were_not_as_written(
+    changed: bool, running: str, expected: bool
+) -> None:
+    tree = {"changed": changed, "digest": "d1"}
+    assert evaluate("__apache_reload", [], look={"running": running}, __apache_tree=tree) is expected
+
+
 def test_only_those_that_were_set_up_here_give_way() -> None:
     rivals = [{"unit": "nginx.service", "trees": ["nginx_maintenance", "nginx"], "root": "/etc/nginx"}]
     assert evaluate("__apache_rival_signs", [], apache_instead_of=rivals) == "nginx.service:nginx"
