@@ -39,9 +39,12 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/socket":
             self.become_a_socket()
             return
-        status = 502 if NAME == "bad" else int(query) if path == "/status" else 200
+        status = 502 if NAME == "bad" else int(query) if path.endswith("/status") else 200
+        if path == "/fails":  # of this server alone
+            status = int(dict(parse_qsl(query)).get(NAME, 200))
         asked = {
             "backend": NAME,
+            "client": self.client_address[1] if self.client_address else 0,
             "number": next(NUMBER),
             "method": self.command,
             "path": self.path,

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes a repository of the shape of nginx.org's in /srv/repository, from Debian's own nginx: one package, without sites-enabled, with a
-# welcome page in conf.d, and a version that Debian does not have. Signed by the key in /root/signing.asc.
+# welcome page in conf.d, a user of its own in the rules for its logs, and a version that Debian does not have. Signed by the key in
+# /root/signing.asc.
 #
 # package.sh SUITE
 set -eu
@@ -17,6 +18,7 @@ for deb in *.deb; do
 done
 rm -rf "$tree/etc/nginx/sites-available" "$tree/etc/nginx/sites-enabled" "$tree/etc/nginx/modules-enabled" "$tree/var/lib/nginx"
 mkdir -p "$tree/DEBIAN" "$tree/etc/nginx/conf.d"
+sed -i 's/create 0640 .*/create 0640 nginx adm/' "$tree/etc/logrotate.d/nginx"
 cat >"$tree/etc/nginx/nginx.conf" <<END
 events {}
 http { include /etc/nginx/conf.d/*.conf; }

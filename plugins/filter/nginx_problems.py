@@ -12,7 +12,7 @@ description:
   - Says all that is wrong at once.
 version_added: 0.1.0
 author: The wsgi.fleet maintainers
-positional: status_port, self_signed_days, system, systems, peers
+positional: status_port, self_signed_days, system, systems, peers, log_rotate
 options:
   _input:
     description: Records as C(nginx_sites) of the role P(wsgi.fleet.nginx#role) has them, with all defaults filled in.
@@ -41,6 +41,10 @@ options:
     type: list
     elements: str
     default: []
+  log_rotate:
+    description: When logs are put aside, as C(nginx_log_rotate) of the role has it.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -71,6 +75,7 @@ HOST = re.compile(rf"(?=.{{1,253}}$)(\*\.)?({LABEL})(\.{LABEL})*")
 NAMED = re.compile(rf"(?=.{{1,253}}:)({LABEL}\.)+[A-Za-z]({LABEL})?:\d{{1,5}}")
 ADDRESS = re.compile(r"(unix:/[A-Za-z0-9_./@-]+|\d{1,3}(\.\d{1,3}){3}:\d{1,5}|\[[0-9A-Fa-f:.]+\]:\d{1,5})")
 SIZE = re.compile(r"\d+[kKmMgG]?")
+LOG_SIZE = re.compile(r"[1-9]\d*[kKmMgG]")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([A-Za-z0-9.:_\[\]-]+|\*(\.[a-z0-9-]+){2,}(:\d{1,5})?)")
 TOKEN = re.compile(r"[A-Za-z0-9_-]+")
 PATH = re.compile(r'/[^\x00-\x1f\x7f"\\]*')
@@ -283,6 +288,7 @@ def nginx_problems(
     system: Optional[str],
     systems: Sequence[str],
     peers: Sequence[str] = (),
+    log_rotate: Optional[Mapping[str, Any]] = None,
 ) -> list[str]:
     """See DOCUMENTATION."""
     problems = []
@@ -294,6 +300,10 @@ def nginx_problems(
         problems.append(f"this role knows {', '.join(systems)}, not {named}")
     problems += out_of_range("nginx_status_port", status_port, *PORTS)
     problems += out_of_range("nginx_self_signed_days", self_signed_days, 3, 3650)
+    rotate = log_rotate or {}
+    problems += out_of_range("nginx_log_rotate.keep", rotate.get("keep", 14), 1, 1000)
+    if rotate.get("max_size") and not fits(LOG_SIZE, rotate["max_size"]):
+        problems.append(f"nginx_log_rotate.max_size: {rotate['max_size']} is no size; give one like 512k, 100m or 1g")
     if any(status_port in ports_of(site) for site in sites):
         problems.append(f"nginx_status_port: {status_port} is a site's port too; give one that no site uses")
     return [*problems, *Sites(sites).problems()]

@@ -52,6 +52,7 @@ def view(site: Mapping[str, Any], caches: str, modules: Sequence[str] = ()) -> d
     target = made.target()
     pools = [] if made.named else made.pools()
     locations = made.locations()
+    static = made.static(locations[0])
     if site["client_ca"]:
         made.files.append(
             {"path": f"wsgi-fleet/clients/{site['name']}.crt", "content": site["client_ca"].strip() + "\n"}
@@ -64,6 +65,8 @@ def view(site: Mapping[str, Any], caches: str, modules: Sequence[str] = ()) -> d
     if made.caches:
         made.headers.append(["X-Cache-Status", "$upstream_cache_status"])
     snippet = made.snippet(site["name"], site["snippet"]) if site["snippet"] else ""
+    for location in (*locations, *static):
+        location["gates"] = made.gates(location)
     return {
         "id": made.id,
         "scheme": made.scheme,
@@ -76,12 +79,12 @@ def view(site: Mapping[str, Any], caches: str, modules: Sequence[str] = ()) -> d
         "blocks": made.blocks,
         "zones": made.zones,
         "headers": made.headers,
-        "canonical": made.canonical(),
         "locations": locations,
-        "static": made.static(locations[0]),
+        "static": static,
         "snippet": snippet,
         "files": made.files,
         "caches": made.caches,
+        "changing": f"${made.id}_changing" if made.caches and site["release"] else "",
     }
 
 
@@ -317,6 +320,8 @@ class _View:
         key += [f"{self.scheme}://$wsgi_fleet_host$request_uri", *map(variable, cache["key"])]
         passing = [_header("http", name) for name in ("Authorization", *cache["bypass_headers"])]
         passing += ["$wsgi_fleet_cookie" if name == "*" else f"$cookie_{name}" for name in cache["bypass_cookies"]]
+        # between two releases, answers are of the one or the other, and the key tells of one
+        passing += [f"${self.id}_changing"] if release else []
         return [
             *([f"root {release}"] if release else []),
             f"proxy_cache {zone}",
@@ -372,6 +377,7 @@ class _View:
         flows = own.get("streaming") or own.get("websocket")
         lines = [*rules.get("limits", []), *rules.get("access", []), *([] if flows else rules.get("cache", []))]
         lines += [f"client_max_body_size {own['client_max_body_size']}"] if "client_max_body_size" in own else []
+        lines += [f"client_body_timeout {own['client_body_timeout']}s"] if "client_body_timeout" in own else []
         for timeout in ("proxy_connect_timeout", "proxy_send_timeout", "proxy_read_timeout"):
             # what flows may say nothing for long
             seconds = own.get(timeout, 3600 if flows and timeout != "proxy_connect_timeout" else 0)
@@ -385,6 +391,7 @@ class _View:
             "match": match,
             "open": False,
             "certificate": bool(rules.get("certificate")),
+            "limits": rules.get("limits", []),
             "access": rules.get("access", []),
             "lines": lines,
             "proxy_headers": heads,
@@ -397,11 +404,41 @@ class _View:
         self.files.append({"path": path, "content": text.rstrip("\n") + "\n"})
         return path
 
+    def gates(self, location: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return who is answered before anything else, and how."""
+        site, found = self.site, []
+        if self.cors:
+            found.append({"when": f"${self.id}_preflight", "lines": self.preflight()})
+        if site["maintenance"]["switch"] and not location["open"]:
+            lines = ["error_page 503 /.wsgi-fleet/maintenance.html", "return 503"]
+            found.append({"when": "$wsgi_fleet_maintenance", "lines": lines})
+        if site["canonical"] and not location["open"]:
+            found.append({"when": f"$host != {site['canonical']}", "lines": [f"return 308 {self.canonical()}"]})
+        if location["certificate"]:
+            found.append({"when": "$ssl_client_verify != SUCCESS", "lines": ["return 403"]})
+        return found
+
+    def preflight(self) -> list[str]:
+        """Return the answer to who asks whether another origin may."""
+        cors = self.site["cors"]
+        own = {
+            "Access-Control-Allow-Origin": f"${self.id}_origin",
+            "Access-Control-Allow-Credentials": f"${self.id}_credentials",
+            "Access-Control-Allow-Methods": quoted(", ".join(cors["methods"])),
+            "Access-Control-Allow-Headers": quoted(", ".join(cors["headers"])),
+            "Access-Control-Max-Age": cors["max_age"],
+            "Vary": "Origin",
+        }
+        others = [
+            f"add_header {name} {value} always"
+            for name, value in self.headers
+            if name not in (*own, "Access-Control-Expose-Headers", "Set-Cookie")
+        ]
+        return [*(f"add_header {name} {value}" for name, value in own.items()), *others, "return 204"]
+
     def canonical(self) -> str:
         """Return where clients are sent that name another host of the site."""
         site = self.site
-        if not site["canonical"]:
-            return ""
         # a proxy in front has ports of its own
         usual = site["trusted_proxies"] or (site["http_port"] == 80 and site["https_port"] == 443)
         return f"{self.scheme}://{site['canonical']}{'' if usual else ':$server_port'}$request_uri"
@@ -416,11 +453,14 @@ class _View:
             found.append(
                 {
                     "path": folder["path"],
+                    "open": False,
                     "certificate": site["certificate"],
                     "directory": directory,
                     "next": f"{base}/next/src" if in_release else "",
                     "rewrite": f'"^{re.escape(folder["path"])}(.*)$" "/{folder.get("release")}/$1"',
                     "name": f"@{self.id}_static_{number}",
+                    # the next release is looked at for a request that is counted already
+                    "limits": site["limits"],
                     "lines": [
                         *site["access"],
                         "gzip_static on",

@@ -20,6 +20,8 @@ FLEET = [Path(__file__).parents[1] / "fleet"]
 ON = ("-e", "wsgi_maintenance=on")
 OFF = ("-e", "wsgi_maintenance=off")
 FILES = "/etc/nginx/wsgi-fleet/maintenance"
+# of the release, of the next one, of none, and of the application's shared files
+FILES_OF_SITE = ("/static/old.css", "/static/new.css", "/static/none.css", "/media/upload.html")
 
 
 def only(*names):
@@ -91,6 +93,7 @@ def test_on_and_off(hosts, maintain, play, show):
     assert maintain(*OFF).changes() == [2, 2]
     for host in hosts:
         assert (status(host, "shop"), status(host, "secure", tls=True)) == (200, 200)
+        assert [status(host, "api", path) for path in FILES_OF_SITE] == [200, 200, 404, 200]
         assert not host.file(FILES).exists
     assert each(state, hosts) == before
 
@@ -127,8 +130,11 @@ def is_closed(host):
     for tls in (False, True):
         assert asked(fetch(address, "api.example.com", "/healthz?full=1", tls=tls))["path"] == "/healthz?full=1"
         assert asked(fetch(address, "api.example.com", "/a%20b", tls=tls))["path"] == "/a%20b"
-        for path in ("/", "/healthz/", "/healthzz", "/HEALTHZ"):
-            assert fetch(address, "api.example.com", path, tls=tls).status == 503
+        for path in ("/", "/healthz/", "/healthzz", "/HEALTHZ", *FILES_OF_SITE):
+            answer = fetch(address, "api.example.com", path, tls=tls)
+            assert (answer.status, answer.headers["retry-after"]) == (503, "300"), path
+            assert answer.headers["cache-control"] == "no-store"
+            assert "<h1>Down for maintenance</h1>" in answer.text
     # pages of other origins see why, and not only that something failed
     assert fetch(address, "api.example.com", headers=origin).headers["access-control-allow-origin"] == origin["Origin"]
     preflight = {**origin, "Access-Control-Request-Method": "PUT"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import re
 import socket
@@ -11,7 +12,7 @@ import time
 from collections import Counter
 
 import pytest
-from probes import connects, fetch, wait_until
+from probes import connects, fetch, thorough, wait_until
 from serving import CERTIFICATE, asked, certificate, digest, inside, inside_text, is_refused, where
 
 
@@ -31,8 +32,8 @@ def test_runs_now_and_at_boot_with_many_files(host):
     assert host.service("nginx").is_enabled
     processes = host.process.filter(comm="nginx")
     assert {process.user for process in processes} == {"root", "www-data"}
-    limits = "prlimit --pid %s --nofile --output SOFT --noheadings --raw"
-    assert {host.check_output(limits, process.pid) for process in processes} == {"16384"}
+    limits = [host.file(f"/proc/{process.pid}/limits").content_string for process in processes]
+    assert {re.search(r"(?m)^Max open files +(\d+) ", text)[1] for text in limits} == {"16384"}
     assert host.check_output("systemctl show -P LimitNOFILE nginx") == "16384"
     assert "client_body_timeout 61s;" in host.check_output("nginx -T")
 
@@ -202,6 +203,42 @@ def test_http2(host, address):
     assert json.loads(answer[0])["headers"]["host"] == "shop.example.com"
 
 
+def given_up(address, name, request, seconds):
+    """After how long the connection of a client that sends no more is closed; None is not in that time."""
+    with socket.create_connection((address, 80), seconds) as client:
+        client.sendall(request % name.encode())
+        began = time.monotonic()
+        try:
+            answer = b"".join(iter(lambda: client.recv(65536), b""))
+        except TimeoutError:
+            return None
+        assert answer.partition(b"\r\n")[0] in (b"", b"HTTP/1.1 408 Request Time-out")
+        return time.monotonic() - began
+
+
+def test_a_body_that_comes_no_further_is_given_up(address):
+    """In the time of the path, or of the site, or of the host."""
+
+    def post(path):
+        return b"POST " + path + b" HTTP/1.1\r\nHost: %s\r\nContent-Length: 100\r\n\r\n" + b"x" * 50
+
+    asking = [
+        ("careful.example.com", post(b"/hasty/a")),
+        ("careful.example.com", post(b"/a")),
+        ("flowing.example.com", post(b"/a")),
+    ]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        path, other, site = pool.map(lambda ask: given_up(address, *ask, 3), asking)
+    assert 0.7 < path < 1.9
+    assert other is None
+    assert site > 1.7
+
+
+@thorough
+def test_a_header_that_comes_no_further_is_given_up(address):
+    assert 5.5 < given_up(address, "shop.example.com", b"GET / HTTP/1.1\r\nHost: %s\r\n", 12) < 8
+
+
 def test_body_size(address):
     assert asked(fetch(address, "secure.example.com", tls=True, method="POST", body=b"x" * 1000))["size"] == 1000
     assert fetch(address, "secure.example.com", tls=True, method="POST", body=b"x" * 1100).status == 413
@@ -228,12 +265,108 @@ def test_requests_spread_by_weight(address):
     assert backends(address, "weighted.example.com", 20) == {"one": 15, "two": 5}
 
 
-def test_backup_takes_over(address):
-    assert backends(address, "spare.example.com", 6) == {"two": 6}
+def asked_servers(host, site, path):
+    """Who was asked for each request of this path, as the site's log has it."""
+    lines = host.check_output("grep -F %s %s", f" {path} ", f"/var/log/nginx/{site}.access.log").splitlines()
+    return [re.search(r'upstream_addr="([^"]*)"', line)[1].split(", ") for line in lines]
+
+
+DEAD, ONE, TWO = (f"127.0.0.1:{port}" for port in (9199, 9101, 9102))
+
+
+def test_backup_takes_over_and_a_dead_server_is_left_alone_for_a_while(host, address):
+    path = f"/spare-{time.monotonic_ns()}"
+    assert [asked(fetch(address, "spare.example.com", path))["backend"] for _ in range(4)] == ["two"] * 4
+    assert asked_servers(host, "spare", path) == [[DEAD, TWO], [TWO], [TWO], [TWO]]
+    time.sleep(3.1)  # more than fail_timeout; nginx counts whole seconds
+    assert [asked(fetch(address, "spare.example.com", path))["backend"] for _ in range(2)] == ["two"] * 2
+    assert asked_servers(host, "spare", path)[4:] == [[DEAD, TWO], [TWO]]
+
+
+def test_backup_is_not_asked_while_another_lives(address):
+    """However busy that one is."""
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        answers = pool.map(lambda _: fetch(address, "reserved.example.com", "/slow?0.5"), range(12))
+        assert Counter(asked(answer)["backend"] for answer in answers) == {"one": 12}
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [("slow.example.com", {}), ("other-port.example.com", {"port": 8443, "tls": True})],
+    ids=["least_conn", "random_two"],
+)
+def test_the_less_busy_server_is_asked(address, name, kwargs):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(fetch, address, name, "/slow/patient?1.5", **kwargs)
+        time.sleep(0.5)
+        quick = {asked(fetch(address, name, **kwargs))["backend"] for _ in range(6)}
+        assert not slow.done()
+        assert quick == {"one", "two"} - {asked(slow.result())["backend"]}
+
+
+def test_clients_of_a_network_stay_with_their_server(address):
+    seen = {}
+    for network in range(12):
+        clients = [f"203.0.{network}.{number}" for number in (1, 2, 1)]
+        answers = [fetch(address, "hashed.example.com", headers={"X-Forwarded-For": client}) for client in clients]
+        (seen[network],) = {asked(answer)["backend"] for answer in answers}
+    assert set(seen.values()) == {"one", "two"}
+
+
+@pytest.mark.parametrize("by", ["uri", "cookie"])
+def test_equal_addresses_and_cookies_stay_with_their_server(address, by):
+    seen = {}
+    for number in range(12):
+        path, headers = (f"/{number}?a", {}) if by == "uri" else ("/", {"Cookie": f"a=b; Sid={number}"})
+        answers = [fetch(address, f"by-{by}.example.com", path, headers=headers) for _ in range(3)]
+        (seen[number],) = {asked(answer)["backend"] for answer in answers}
+    assert set(seen.values()) == {"one", "two"}
 
 
 def test_a_failing_server_is_passed_over(address):
     assert backends(address, "retried.example.com", 12) == {"one": 12}
+
+
+@pytest.mark.parametrize(("name", "tries"), [("twice", 2), ("once", 1)])
+def test_as_many_servers_are_asked_as_is_said(host, address, name, tries):
+    path = f"/tries-{time.monotonic_ns()}"
+    assert [fetch(address, f"{name}.example.com", path).status for _ in range(3)] == [502] * 3
+    assert [len(set(servers)) for servers in asked_servers(host, name, path)] == [tries] * 3
+
+
+def test_an_error_of_a_server_is_passed_over_where_that_is_said(host, address):
+    path = f"/fails?one=500&n={time.monotonic_ns()}"
+    assert Counter(fetch(address, "balanced.example.com", path).status for _ in range(8)) == {200: 4, 500: 4}
+    assert [asked(fetch(address, "weighted.example.com", path))["backend"] for _ in range(8)] == ["two"] * 8
+    assert Counter(map(tuple, asked_servers(host, "weighted", path))) == {(ONE, TWO): 6, (TWO,): 2}
+    # one that changes things is not asked for again
+    statuses = Counter(fetch(address, "weighted.example.com", path, method="POST").status for _ in range(8))
+    assert statuses == {200: 2, 500: 6}
+
+
+def connections(address, name, count=8, **kwargs):
+    """The ports from which a server was asked."""
+    return [asked(fetch(address, name, **kwargs))["client"] for _ in range(count)]
+
+
+def test_connections_to_a_server_are_kept_open(host, address):
+    workers = len([process for process in host.process.filter(comm="nginx") if process.user == "www-data"])
+    kept = connections(address, "balanced.example.com", 8 * workers)
+    assert len(set(kept)) <= 4 * workers  # two servers, and each worker has its own; old ones may be at their end
+    assert len(set(connections(address, "secure.example.com", tls=True))) == 8  # keepalive 0
+    posted = connections(address, "balanced.example.com", method="POST", body=b"x")
+    assert len(set(posted) - set(kept)) == 8
+
+
+@thorough
+def test_idle_connections_are_closed(host, address):
+    [port] = connections(address, "reserved.example.com", 1)
+    is_open = f"ss -Htn state established 'sport = :{port} and dport = :9101'"
+    assert host.check_output(is_open)
+    time.sleep(1)
+    assert host.check_output(is_open)
+    time.sleep(2.5)  # keepalive_timeout is two seconds
+    assert host.check_output(is_open) == ""
 
 
 def test_what_changes_things_is_sent_once(host, address):
@@ -339,21 +472,47 @@ def test_the_version_is_not_told(address):
     assert fetch(address, "down.example.com").headers["server"] == "nginx"
 
 
-def test_log_tells_the_times_and_is_rotated(host, address):
+def test_log_tells_the_times(host, address):
     log = "/var/log/nginx/shop.access.log"
     fetch(address, "shop.example.com", "/logged-before")
     line = host.check_output("grep logged-before %s", log)
     assert re.search(r' host=shop.example.com .*request_time=\d+\.\d+ .*upstream_addr="unix:/run/backend.sock"', line)
     assert re.search(r'upstream_response_time="\d+\.\d+"', line)
-    host.check_output("logrotate --force /etc/logrotate.d/nginx")
-    wait_until(
-        lambda: (fetch(address, "shop.example.com", "/logged-after"), "logged-after" in host.file(log).content_string)[
-            1
-        ]
-    )
-    assert "logged-before" not in host.file(log).content_string
-    assert "logged-before" in host.file(log + ".1").content_string
-    assert {host.file(path).mode for path in (log, log + ".1")} == {0o640}
+
+
+def logged(host, address, path):
+    """Nginx writes into the log that is there now."""
+    log = "/var/log/nginx/shop.access.log"
+    wait_until(lambda: (fetch(address, "shop.example.com", path), path in host.file(log).content_string)[1])
+
+
+def test_logs_are_rotated_and_old_ones_go(host, address):
+    """Two are kept."""
+    log, rotate = "/var/log/nginx/shop.access.log", "logrotate --force /etc/logrotate.d/nginx"
+    host.check_output("rm -f %s.*", log)
+    for number in range(3):
+        logged(host, address, f"/logged-{number}.")
+        host.check_output(rotate)
+    logged(host, address, "/logged-3.")
+    assert host.check_output("ls %s*", log).split() == [log, f"{log}.1", f"{log}.2.gz"]
+    texts = [host.check_output("zcat -f %s", path) for path in (log, f"{log}.1", f"{log}.2.gz")]
+    assert [set(re.findall(r"/logged-(\d)\.", text)) for text in texts] == [{"3"}, {"2"}, {"1"}]
+    for path in (log, f"{log}.1", f"{log}.2.gz"):
+        file = host.file(path)
+        assert (file.user, file.group, file.mode) == ("www-data", "adm", 0o640)
+    host.check_output("systemctl stop nginx")
+    try:
+        assert host.check_output(f"{rotate} 2>&1") == ""
+    finally:
+        host.check_output("systemctl start nginx")
+    logged(host, address, "/logged-4.")
+    assert "/logged-3." in host.file(f"{log}.1").content_string
+    # between times, only what is too large
+    host.check_output("truncate -s 6M %s && logrotate /etc/logrotate.d/nginx", log)
+    assert host.file(f"{log}.1").size == 6 * 1024**2
+    logged(host, address, "/logged-5.")
+    host.check_output("logrotate /etc/logrotate.d/nginx && rm %s.1", log)
+    assert "/logged-5." in host.file(log).content_string
 
 
 def test_errors_are_logged_by_site(host, address):

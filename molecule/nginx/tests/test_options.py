@@ -11,10 +11,9 @@ import socket
 import ssl
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
-from probes import fetch, wait_until
+from probes import fetch, thorough, wait_until
 from serving import CACHE, asked, inside, where
 
 
@@ -43,6 +42,11 @@ def test_clients_are_sent_to_the_canonical_host(address, tls):
         assert (answer.status, answer.headers["location"]) == (308, f"{scheme}://canonical.example.com/a?b=c")
         assert answer.headers["x-content-type-options"] == "nosniff"
     assert asked(fetch(address, "canonical.example.com", tls=tls))["backend"] == "one"
+    files = {
+        name: fetch(address, name, "/static/old.css", tls=tls).status
+        for name in ("canonical.example.com", "a.canonical.example.com")
+    }
+    assert list(files.values()) == [200, 308]
     # who asks for its health is not sent anywhere
     assert asked(fetch(address, "a.canonical.example.com", "/healthz", tls=tls))["path"] == "/healthz"
 
@@ -81,12 +85,12 @@ def test_requests_that_change_things_are_sent_again_where_that_is_said(address):
     assert {answer.status for answer in answers} == {200}
 
 
-def through_a_proxy(address, port, client, path="/"):
+def through_a_proxy(address, port, client, path="/", name="proxied.example.com"):
     """What a server answers when a proxy that passes bytes on says who the client is."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    connection = http.client.HTTPConnection("proxied.example.com", timeout=10)
+    connection = http.client.HTTPConnection(name, timeout=10)
     connection.sock = socket.create_connection((address, port), 10)
     connection.sock.sendall(f"PROXY TCP{6 if ':' in client else 4} {client} {client} 4711 {port}\r\n".encode())
     if port == 8444:
@@ -112,6 +116,14 @@ def test_a_proxy_says_who_the_client_is_before_anything_else(host, address, port
             assert inside(host, port, "proxied.example.com", address=own)["headers"]["x-forwarded-for"] == own
 
 
+def test_only_a_trusted_proxy_says_who_the_client_is(address):
+    with socket.create_connection((address, 8003)) as own:
+        client = own.getsockname()[0]
+    for forged in ("192.0.2.1", "127.0.0.1", "2001:db8::1"):
+        status, headers = through_a_proxy(address, 8003, forged, name="guarded.example.com")
+        assert (status, headers["x-forwarded-for"], headers["x-real-ip"]) == (200, client, client)
+
+
 # headers
 
 
@@ -131,6 +143,22 @@ def test_every_answer_has_security_headers(address):
     ):
         headers = fetch(address, name, path).headers
         assert {key: headers.get(key) for key in wanted} == wanted, (name, path)
+    preflight = {"Origin": "https://app.example.com", "Access-Control-Request-Method": "PUT"}
+    for path in ("/", "/static/old.css"):
+        answer = fetch(address, "api.example.com", path, method="OPTIONS", headers=preflight)
+        assert {key: answer.headers.get(key) for key in ("", *wanted)} == {"": None, **wanted}, path
+        assert (answer.status, answer.headers["access-control-allow-methods"]) == (204, "GET, PUT")
+        assert answer.headers["vary"] == "Origin"
+    sent_on = fetch(address, "secure.example.com")
+    assert (sent_on.status, {key: sent_on.headers.get(key) for key in wanted}) == (308, wanted)
+    # which browsers take over HTTPS only
+    assert "strict-transport-security" not in sent_on.headers
+    assert fetch(address, "secure.example.com", tls=True).headers["strict-transport-security"] == "max-age=600"
+    preflight["Origin"] = "https://a.example.org"
+    for tls in (False, True):
+        answer = fetch(address, "careful.example.com", method="OPTIONS", headers=preflight, tls=tls)
+        assert (answer.status, answer.headers["x-frame-options"]) == (204, "DENY")
+        assert ("strict-transport-security" in answer.headers) is tls
 
 
 def test_a_record_has_the_last_word_on_headers_but_for_the_application(address):
@@ -186,8 +214,18 @@ def test_snippets_are_in_force(address):
     assert (answer.status, answer.body) == (418, b"short and stout")
 
 
-def test_http3(host, address):
-    """Where the host's nginx has it; with a client that only Debian 13 brings."""
+# The name has to be one that resolves: it is what the client says in the handshake.
+HTTP3 = """
+hosts=$(cat /etc/hosts) && into=$(mktemp -d)
+echo "$1 $2" >>/etc/hosts
+timeout 20 gtlsclient -q --exit-on-all-streams-close --download="$into" "$2" 443 "https://$2$3" >/dev/null
+printf '%s\\n' "$hosts" >/etc/hosts
+cat "$into"/*
+"""
+
+
+def test_http3(host, hosts, address):
+    """Where the host's nginx has it, asked by its neighbour."""
     secure = fetch(address, "sticky.example.com", tls=True).headers.get("alt-svc")
     sockets = host.check_output("ss -Hlnu 'sport = 443'")
     if "--with-http_v3_module" not in host.check_output("nginx -V 2>&1"):
@@ -196,18 +234,18 @@ def test_http3(host, address):
     assert secure == 'h3=":443"; ma=86400'
     for name, tls in (("sticky.example.com", False), ("shop.example.com", True)):
         assert "alt-svc" not in fetch(address, name, tls=tls).headers
-    host.check_output("dpkg -s python3-aioquic || apt-get install -y --no-install-recommends python3-aioquic")
-    program = (Path(__file__).parents[1] / "http3.py").read_text()
+    [neighbour] = [other for other in hosts if where(other) != address]
+    neighbour.check_output("dpkg -s ngtcp2-client || apt-get install -y --no-install-recommends ngtcp2-client")
 
     def ask(name, path):
-        return host.run("timeout 20 python3 -c %s %s %s %s", program, address, name, path)
+        return neighbour.run("sh -c %s sh %s %s %s", HTTP3, address, name, path)
 
-    status, _, body = ask("sticky.example.com", "/a?b").stdout.partition(" ")
-    seen = json.loads(body)
-    assert (status, seen["path"]) == ("200", "/a?b")
-    assert (seen["headers"]["host"], seen["headers"]["x-forwarded-proto"]) == ("sticky.example.com", "https")
+    seen = json.loads(ask("sticky.example.com", "/a?b").stdout)
+    assert (seen["path"], seen["headers"]["host"]) == ("/a?b", "sticky.example.com")
+    assert (seen["headers"]["x-forwarded-for"], seen["headers"]["x-forwarded-proto"]) == (where(neighbour), "https")
     # no other site of the port, and no unknown name
-    assert ask("other.example.com", "/").rc != 0
+    for name in ("shop.example.com", "other.example.com"):
+        assert ask(name, "/").rc != 0
 
 
 # limits
@@ -231,6 +269,19 @@ def test_rate_limit(address):
     assert statuses(address, "limited.example.com", "/", 1, **one) == [429]
 
 
+@pytest.mark.parametrize("path", ["/static/old.css", "/static/new.css", "/media/upload.html"])
+def test_static_files_count_for_the_rate_limit(address, path):
+    """Once, also those that are looked for in the next release."""
+    client = as_client(new_client())
+    assert statuses(address, "limited.example.com", path, 2, **client) == [200] * 2
+    assert statuses(address, "limited.example.com", "/", 1, **client) == [200]
+    refused = fetch(address, "limited.example.com", path, headers=client)
+    assert (refused.status, refused.text, refused.headers["x-frame-options"]) == (429, "not this one", "SAMEORIGIN")
+    assert statuses(address, "limited.example.com", "/", 1, **client) == [429]
+    none = fetch(address, "limited.example.com", "/static/none.css", headers=as_client("192.0.2.9"))
+    assert (none.status, none.text) == (404, "not this one")
+
+
 def test_a_queue_lets_requests_wait(address):
     client = as_client(new_client())
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -246,6 +297,39 @@ def test_limits_by_key(address):
     assert statuses(address, "limited.example.com", "/key/", 2, **{**ask, "X-Api-Key": client}) == [200, 503]
     # leaving it out is no way round
     assert statuses(address, "limited.example.com", "/key/", 3, **as_client(client)) == [200, 503, 503]
+
+
+def test_limits_by_cookie_and_by_address(address):
+    client, other = new_client(), new_client()
+    ask = {**as_client(client), "Cookie": f"a=b; Sid={client}"}
+    assert statuses(address, "limited.example.com", "/cookie/", 2, **ask) == [200, 429]
+    # wherever it comes from
+    assert statuses(address, "limited.example.com", "/cookie/", 1, **{**ask, **as_client(other)}) == [429]
+    assert statuses(address, "limited.example.com", "/cookie/", 2, **as_client(client)) == [200, 429]
+    path = f"/uri/{time.monotonic_ns()}"
+    found = [statuses(address, "limited.example.com", path, 1, **as_client(name)) for name in (client, other)]
+    assert found == [[200], [429]]
+    assert statuses(address, "limited.example.com", path + "?a", 2, **as_client(other)) == [200, 429]
+
+
+@thorough
+def test_two_rates_hold_at_once(address):
+    """Three at once, and five in the long run."""
+    client = as_client(new_client())
+    assert statuses(address, "limited.example.com", "/rates/", 4, **client) == [200, 200, 200, 429]
+    time.sleep(3.2)
+    assert statuses(address, "limited.example.com", "/rates/", 3, **client) == [200, 200, 429]
+
+
+@thorough
+def test_a_part_of_a_burst_waits(address):
+    """Of six at once, one is in time, two go before it, two wait."""
+    client = as_client(new_client())
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: fetch(address, "limited.example.com", "/delay/", headers=client), range(6)))
+    assert Counter(answer.status for answer in answers) == {200: 5, 429: 1}
+    times = sorted(answer.seconds for answer in answers if answer.status == 200)
+    assert times[2] < 0.7 < times[3] < 1.6 < times[4] < 2.7
 
 
 def test_a_dry_run_refuses_nothing_and_tells(host, address):
@@ -268,6 +352,20 @@ def test_limit_of_connections(address):
 
 
 # who may
+
+
+# one of the release, and one that is found in the next
+FILES = ("/static/old.css", "/static/new.css")
+
+
+def test_static_files_are_for_those_who_may(address):
+    for path in FILES:
+        assert fetch(address, "private.example.com", path).status == 401
+        assert fetch(address, "private.example.com", path, headers=login("ann", "wrong")).status == 401
+        answer = fetch(address, "private.example.com", path, headers=login("ann", "secret"))
+        assert (answer.status, answer.text[:4]) == (200, "body")
+        for client, status in (("198.51.100.1", 403), ("192.0.2.7", 403), ("192.0.2.1", 200)):
+            assert fetch(address, "closed.example.com", path, headers=as_client(client)).status == status
 
 
 def login(name, password):
@@ -352,6 +450,8 @@ def test_certificates_of_clients(address):
     assert showing(address, None) == 403
     assert showing(address, None, "/hook") == showing(address, None, "/healthz") == 200
     assert fetch(address, "known.example.com").status == 403  # over HTTP nobody can show one
+    for path in FILES:
+        assert (showing(address, "ca", path), showing(address, None, path)) == (200, 403)
     # and other sites of the port ask for none
     assert fetch(address, "shop.example.com", tls=True).status == 200
 
@@ -400,16 +500,33 @@ def test_a_path_keeps_answers_for_its_own_time(address):
 
 
 def test_an_old_answer_is_better_than_none(host, address):
-    path = f"/brief?{time.monotonic_ns()}"
-    assert cached(address, path)[0] == "MISS"
+    path, strict = f"/brief?{time.monotonic_ns()}", f"/strict?{time.monotonic_ns()}"
+    assert [cached(address, place)[0] for place in (path, strict, strict)] == ["MISS", "MISS", "HIT"]
     host.check_output("systemctl stop backend@one")
     try:
         time.sleep(2.1)  # nginx counts whole seconds
         assert {cached(address, path)[0] for _ in range(3)} <= {"STALE", "UPDATING"}
+        assert fetch(address, "cached.example.com", strict).status == 502  # unless that is not wanted
         assert fetch(address, "cached.example.com", path + "x").status == 502
     finally:
         host.check_output("systemctl start backend@one")
         wait_until(lambda: fetch(address, "cached.example.com", "/healthz").status == 200)
+
+
+@pytest.mark.parametrize(("status", "seen"), [(410, ["MISS", "HIT"]), (404, ["MISS", "MISS"])])
+def test_answers_are_kept_by_their_status(address, status, seen):
+    path = f"/gone/{time.monotonic_ns()}/status?{status}"
+    answers = [fetch(address, "cached.example.com", path) for _ in range(2)]
+    assert [answer.status for answer in answers] == [status] * 2
+    assert [answer.headers["x-cache-status"] for answer in answers] == seen
+
+
+def test_many_who_want_the_same_ask_the_server_once(address):
+    path = f"/slow?1.{time.monotonic_ns()}"
+    with concurrent.futures.ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: cached(address, path), range(20)))
+    assert len({number for _, number in answers}) == 1
+    assert Counter(status for status, _ in answers) == {"MISS": 1, "HIT": 19}
 
 
 def test_health_is_never_from_the_cache(address):
@@ -486,18 +603,24 @@ def test_files_that_are_not_for_clients(address, path, status):
 # what flows
 
 
-def talk(address, path, request=b"", seconds=8.0):
+# through one nginx, and through two
+flowing = pytest.mark.parametrize("name", ["flowing", pytest.param("kept", marks=thorough)])
+
+
+def talk(address, name, path, request=b"", seconds=8.0):
     """The times and texts of what comes back."""
     began = time.monotonic()
     with socket.create_connection((address, 80), seconds) as client:
-        client.sendall(b"GET %s HTTP/1.1\r\nHost: flowing.example.com\r\n%s\r\n" % (path.encode(), request))
+        head = f"GET {path} HTTP/1.1\r\nHost: {name}.example.com\r\n"
+        client.sendall(head.encode() + request + b"\r\n")
         while piece := client.recv(65536):
             yield time.monotonic() - began, piece.decode(), client
 
 
-def test_events_arrive_when_they_are_sent(address):
+@flowing
+def test_events_arrive_when_they_are_sent(address, name):
     times = {}
-    for seconds, piece, _ in talk(address, "/stream", b"Connection: close\r\n"):
+    for seconds, piece, _ in talk(address, name, "/stream", b"Connection: close\r\n"):
         for number in range(3):
             if f"data: {number}" in piece:
                 times[number] = seconds
@@ -506,15 +629,16 @@ def test_events_arrive_when_they_are_sent(address):
     assert 1.8 < times[2] < 2.7
 
 
-def test_a_connection_becomes_a_socket(address):
+@flowing
+def test_a_connection_becomes_a_socket(address, name):
     upgrade = b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
-    pieces = talk(address, "/socket", upgrade)
+    pieces = talk(address, name, "/socket", upgrade)
     _, head, client = next(pieces)
     assert head.startswith("HTTP/1.1 101 ")
     time.sleep(2.5)  # more than the site's time for answers
     client.sendall(b"hello\n")
     assert next(pieces)[1] == "again: hello\n"
     pieces.close()
-    assert next(talk(address, "/socket", b"Connection: close\r\n"))[1].startswith("HTTP/1.1 426 ")
+    assert next(talk(address, name, "/socket", b"Connection: close\r\n"))[1].startswith("HTTP/1.1 426 ")
     # elsewhere nobody can
-    assert next(talk(address, "/", upgrade))[1].startswith("HTTP/1.1 200 ")
+    assert next(talk(address, name, "/", upgrade))[1].startswith("HTTP/1.1 200 ")

@@ -78,6 +78,8 @@ def test_from_the_distribution_to_the_repository_and_back(hosts, play, repositor
             assert fetch(where(host), "cached.example.com").headers["x-cache-status"] == "MISS"
             assert is_refused(where(host), "localhost")  # its welcome page
             assert host.service("nginx").is_enabled
+            host.check_output("logrotate --force /etc/logrotate.d/nginx")
+            assert host.file("/var/log/nginx/shop.access.log").user == "www-data"
             # nothing else comes from there
             assert "990" in host.check_output("apt-cache policy nginx")
             assert re.search(r"-1 http://127.0.0.1:8123", host.check_output("apt-cache policy"))

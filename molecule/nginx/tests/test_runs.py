@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from probes import connects, fetch, thorough
+from probes import connects, fetch, thorough, wait_until
 from runs import each, file_on
 from serving import CERTIFICATE, KEY, certificate, digest, is_refused, where
 
@@ -76,7 +76,8 @@ def test_sites_come_and_go_without_a_restart(hosts, play):
             assert not host.file("/etc/nginx/sites-enabled/new.conf").exists
             assert not host.file("/etc/nginx/wsgi-fleet/tls/given.key").exists
             assert host.check_output("ls -d /var/lib/nginx/cache_site_*").split() == [
-                f"/var/lib/nginx/cache_site_{name}" for name in ("cached_path_0", "cached_site", "kept_inner_site")
+                f"/var/lib/nginx/cache_site_{name}"
+                for name in ("cached_path_0", "cached_path_1", "cached_path_2", "cached_site", "kept_inner_site")
             ]
             assert host.file(theirs).exists
             assert fetch(where(host), "theirs.example.com").text == "theirs"
@@ -201,6 +202,21 @@ def test_a_reload_that_did_not_happen_is_made_up_for(hosts, play):
     assert play(more_sites=[NEW]).changes() == [1, 1]
     for host in hosts:
         assert fetch(where(host), "new.example.com").status == 200
+    assert each(master, hosts) == masters
+
+
+@pytest.mark.usefixtures("restored")
+def test_what_somebody_changed_is_undone_where_it_runs(hosts, play):
+    """He has reloaded nginx, which still says that it runs what the role had written."""
+    masters, before = each(master, hosts), each(digest, hosts)
+    for host in hosts:
+        host.check_output(
+            "sed -i '0,/location \\/ {/s//& return 410;/' /etc/nginx/sites-enabled/shop.conf && systemctl reload nginx"
+        )
+        wait_until(lambda host=host: shop_status(host) == 410, what="his word")
+    assert each(digest, hosts) == before
+    assert min(play().changes()) > 0
+    assert each(shop_status, hosts) == [200, 200]
     assert each(master, hosts) == masters
 
 

@@ -122,6 +122,20 @@ def test_a_deploy_is_a_purge(hosts):
     assert kept(where(balancer), path) == ("HIT", first[1])
 
 
+def test_files_come_through_a_balancer(hosts):
+    """As the host that has them says, which nobody says again."""
+    for balancer in hosts:
+        for path, text in (("/static/old.css", "body { color: old }\n"), ("/static/new.css", "body { color: new }\n")):
+            answer = fetch(where(balancer), "kept.example.com", path)
+            assert (answer.status, answer.text) == (200, text)
+            assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+            assert answer.headers["x-frame-options"] == "SAMEORIGIN"
+        packed = {"Accept-Encoding": "gzip"}
+        answer = fetch(where(balancer), "kept.example.com", "/static/big.css", headers=packed)
+        assert (answer.headers["content-encoding"], len(answer.body) < 200) == ("gzip", True)
+        assert fetch(where(balancer), "kept.example.com", "/static/none.css").status == 404
+
+
 @thorough
 def test_what_old_releases_left_in_the_cache_does_not_grow(hosts):
     """More than fits, of two releases: the oldest goes, whatever release it is of."""

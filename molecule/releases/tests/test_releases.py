@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import signal
 import time
@@ -110,6 +111,26 @@ def test_broken_release_is_never_seen(kind, source, fleet, tmp_path):
     assert [line for line in live(fleet)["app1"].splitlines() if "/etc/" in line] == [
         line for line in before["app1"].splitlines() if "/etc/" in line
     ]
+
+
+@thorough
+@pytest.mark.usefixtures("fleet")
+def test_nothing_is_cached_of_the_release_that_was_left(two, source):
+    """Of what is asked while processes of both answer: there, and on the way back."""
+    cached = {"nginx": {"tls": {"mode": "off"}, "cache": {"seconds": 600}}}
+    changes(play("site", two, **cached))
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for playbook, directory, after in (("deploy", source("three"), "three"), ("rollback", two, "two")):
+            run = pool.submit(play, playbook, directory, **cached)
+            paths = []
+            while not run.done():
+                paths += [f"/?{playbook}{len(paths) + number}" for number in range(3)]
+                list(pool.map(lambda path: fetch(BALANCER, SITE, path), paths[-3:]))
+            changes(run.result())
+            assert len(paths) > 200
+            assert {fetch(BALANCER, SITE, path).text.split()[0] for path in paths * 3} == {after}
+    assert [fetch(BALANCER, SITE, "/?twice").headers["x-cache-status"] for _ in range(4)][-2:] == ["HIT", "HIT"]
+    changes(play("site", two))
 
 
 @thorough

@@ -286,6 +286,7 @@ _PATH: Fields = {
     "path": Field(_check_path, required='a path such as "/upload/"'),
     "match": Field(choice("prefix", "exact"), "prefix"),
     "client_max_body_size": Field(_SIZED),
+    "client_body_timeout": Field(_SECONDS),
     "proxy_connect_timeout": Field(_SECONDS),
     "proxy_send_timeout": Field(_SECONDS),
     "proxy_read_timeout": Field(_SECONDS),
@@ -346,6 +347,7 @@ PROXIED = "is true, which needs trusted_proxies: who in front may say so; give t
 HASH_BY = key(_HASH_KEY)
 # What the record says of a site, and role nginx is told as it is.
 SITE: Fields = {
+    "client_body_timeout": Field(_SECONDS),
     "headers": Field(check_headers, {}),
     "limits": Field(check_limits),
     "access": Field(check_access),
@@ -418,14 +420,14 @@ def _read_site(site: Mapping[str, Any], where: Where) -> dict[str, Any]:
 
 # What a path's requests need on their whole way, and not only where clients come in.
 _ALL_THE_WAY = (
-    *("path", "match", "client_max_body_size", "streaming", "websocket"),
+    *("path", "match", "client_max_body_size", "client_body_timeout", "streaming", "websocket"),
     *("proxy_connect_timeout", "proxy_send_timeout", "proxy_read_timeout"),
 )
 
 
 def edge_options(nginx: dict[str, Any], release: str) -> dict[str, Any]:
     """Return what a site says to clients, as role nginx takes it; `release` is the app's link, where it runs here."""
-    names = ("headers", "hsts", "canonical", "limits", "access", "client_ca", "snippet")
+    names = ("client_body_timeout", "headers", "hsts", "canonical", "limits", "access", "client_ca", "snippet")
     paths = [{name: path[name] for name in path if release or name != "cache"} for path in nginx["paths"]]
     return {
         **{name: nginx[name] for name in names if nginx.get(name)},
@@ -439,7 +441,12 @@ def inner_options(nginx: dict[str, Any], release: str) -> dict[str, Any]:
     paths = [{name: path[name] for name in (*_ALL_THE_WAY, "cache") if path.get(name)} for path in nginx["paths"]]
     # those of which nothing but their names is left are served like all others
     paths = [path for path in paths if set(path) - {"path", "match"}]
-    return {"default_headers": False, **({"paths": paths} if paths else {}), **_cached(nginx, release)}
+    return {
+        "default_headers": False,
+        **{name: nginx[name] for name in ("client_body_timeout",) if nginx.get(name)},
+        **({"paths": paths} if paths else {}),
+        **_cached(nginx, release),
+    }
 
 
 def _cached(nginx: dict[str, Any], release: str) -> dict[str, Any]:

@@ -46,8 +46,11 @@ PASSED_ON = frozenset(
     for f in (str.lower, str.upper)
 )
 
+# Beside the link to the live release, from before it changes until who runs is found to be well. Processes of two
+# releases answer meanwhile: whoever caches answers by that link, as role nginx does, keeps none.
+CHANGING = "current.changing"
 # What an application's directory holds; anything else in there is not ours.
-OUR_NAMES = frozenset({"releases", "shared", "current", "next", ".current.new", ".next.new"})
+OUR_NAMES = frozenset({"releases", "shared", "current", "next", ".current.new", ".next.new", CHANGING})
 
 # The directories above a release may be passed through by anybody and listed by nobody but root and the application:
 # the builder must get to the release that it builds. The release itself is closed to all but the application.

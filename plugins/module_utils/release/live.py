@@ -19,7 +19,13 @@ from ansible_collections.wsgi.fleet.plugins.module_utils import probing
 from ansible_collections.wsgi.fleet.plugins.module_utils.release import standing
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.build import Job, attempt
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import ReleaseError, scrub, tail
-from ansible_collections.wsgi.fleet.plugins.module_utils.release.host import SYSTEM_PATH, UNKNOWN, Host, is_complete
+from ansible_collections.wsgi.fleet.plugins.module_utils.release.host import (
+    CHANGING,
+    SYSTEM_PATH,
+    UNKNOWN,
+    Host,
+    is_complete,
+)
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.records import App
 
 CHECK_TIMEOUT = 120  # seconds; gunicorn would give a worker less to come up
@@ -107,6 +113,7 @@ def switched(host: Host, jobs: list[Job], expected: Mapping[str, Any]) -> dict[s
                 try_out(host, job.app, release)
                 _hooks(host, job.app, "before_switch", "--next")
             if host.act(f"{name}: current: {previous or 'none'} -> {release}"):
+                (host.root / name / CHANGING).touch()
                 # Good or not before, it has to be found so again: the last good one is the one that was live last.
                 standing.write_state(host.root / name / "releases" / release, settled=False, well="")
                 host.set_link(name, "current", release)
@@ -145,12 +152,17 @@ def _judge(host: Host, app: App) -> None:
     release = host.linked(app.name, "current")
     path, config = host.root / app.name / "releases" / release, host.config / app.name
     state, digest = standing.read_state(path), standing.config_digest(config)
-    if not release or is_settled(path, config) or state.get("well") == digest:
+    changing = host.root / app.name / CHANGING
+    if not release:
         return
-    if host.act(f"{app.name}: {release} is well"):
-        _hooks(host, app, "after_rollback" if state.get("returned") else "after_switch")
-        _ask(host, app)
-        standing.write_state(path, well=digest)
+    if not is_settled(path, config) and state.get("well") != digest:
+        if host.act(f"{app.name}: {release} is well"):
+            _hooks(host, app, "after_rollback" if state.get("returned") else "after_switch")
+            _ask(host, app)
+            standing.write_state(path, well=digest)
+            changing.unlink(missing_ok=True)
+    elif changing.exists() and host.act(f"{app.name}: its answers may be cached again"):
+        changing.unlink()  # left by a run that was killed
 
 
 def is_settled(release: Path, config: Path) -> bool:
@@ -181,6 +193,7 @@ def returned(host: Host, jobs: list[Job], to: Mapping[str, str], *, previous: bo
         restored = standing.restore_config(home / target, host.config / name, check=host.check)
         host.actions += [f"{name}: {file} as it was with {target}" for file in restored]
         if live != target and not host.check:
+            (host.root / name / CHANGING).touch()
             standing.write_state(home / target, settled=False, returned=True, well="")
         for link, now in (("next", following), ("current", live)):
             if now != target and host.act(f"{name}: {link}: {now or 'none'} -> {target}"):

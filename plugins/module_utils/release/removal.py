@@ -17,6 +17,7 @@ from typing import Any
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.custody import give_to_root, strangers
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.errors import ReleaseError
 from ansible_collections.wsgi.fleet.plugins.module_utils.release.host import (
+    CHANGING,
     OUR_NAMES,
     Host,
     group_id,
@@ -119,6 +120,8 @@ def forget(host: Host, name: str) -> None:
 
 def remove_releases(host: Host, name: str, home: Path) -> None:
     """Links, releases and the copy of the repository."""
+    if not host.check:
+        (home / CHANGING).unlink(missing_ok=True)
     for link in (".current.new", ".next.new", "current", "next"):
         path = home / link
         if path.is_symlink() and host.act(f"{name}: remove {path}"):

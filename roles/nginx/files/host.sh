@@ -6,7 +6,7 @@
 #
 # Ends with an error, and has done nothing, when nginx comes from elsewhere than it should.
 #
-# host.sh check|apply PACKAGES CONFIGURATION LOGS LOG_OWNER CERTIFICATE DAYS STATUS_PORT CACHES SOURCE LOOK_FOR RIVALS LIMITS OPEN_FILES [SITE...] -- [HOST_FILE...] -- [SERVER_NAME...]
+# host.sh check|apply PACKAGES CONFIGURATION LOGS LOG_OWNER CERTIFICATE DAYS STATUS_PORT CACHES SOURCE LOOK_FOR RIVALS LIMITS OPEN_FILES LOG_RULES LOG_RULES_TEXT [SITE...] -- [HOST_FILE...] -- [SERVER_NAME...]
 #
 # Needs the functions of shared.sh, which is read before it.
 set -eu
@@ -17,9 +17,16 @@ mode=$1 packages=$2 configuration=$3 logs=$4 log_owner=$5 certificate=$6 days=$7
 shift 9
 source=$1 look_for=$2
 rivals=$(look_at_rivals "$3")
-limits=$4 open_files=$5
-shift 5
+limits=$4 open_files=$5 log_rules=$6 log_rules_text=$7
+shift 7
 changed=false
+
+# Puts a text into a file that has another one; a run that is killed leaves nothing that systemd or logrotate would read.
+put() {
+    [ "$(cat "$1" 2>/dev/null)" != "$2" ] || return 0
+    changed=true
+    [ "$mode" = check ] || (umask 022 && mkdir -p "${1%/*}" && printf '%s\n' "$2" >"$1~" && mv "$1~" "$1")
+}
 
 has_package() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
@@ -76,11 +83,7 @@ fi
 
 # systemd gives 1024 files to nginx's master, who opens the logs of all sites, and during a reload has the old ones as well.
 # There before the package starts it; one that runs is given more without a restart.
-given=$(printf '# Managed by wsgi.fleet (nginx). Changes here are lost.\n[Service]\nLimitNOFILE=%s' "$open_files")
-if [ "$(cat "$limits" 2>/dev/null)" != "$given" ]; then
-    changed=true
-    [ "$mode" = check ] || (umask 022 && mkdir -p "${limits%/*}" && printf '%s\n' "$given" >"$limits.new" && mv "$limits.new" "$limits")
-fi
+put "$limits" "$(printf '# Managed by wsgi.fleet (nginx). Changes here are lost.\n[Service]\nLimitNOFILE=%s' "$open_files")"
 master=
 for said in $(systemctl show --property NeedDaemonReload --property MainPID nginx.service 2>/dev/null); do
     case $said in
@@ -92,6 +95,9 @@ if [ "$master" ] && [ "$(prlimit --pid "$master" --nofile --output SOFT --nohead
     # a host that is a container may have a bound of its own
     [ "$mode" = apply ] && ! prlimit --pid "$master" --nofile="$open_files" 2>/dev/null || changed=true
 fi
+
+# A file of the package, which dpkg asks about where it is there before: once it is installed, it stays as it is here.
+[ "$installed" = false ] || put "$log_rules" "$log_rules_text"
 
 # nginx would make its logs readable by everybody on the host. logrotate makes them so; here they begin so.
 while [ "$1" != -- ]; do

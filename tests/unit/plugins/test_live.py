@@ -224,3 +224,31 @@ def test_rollback_leaves_a_good_release_and_names_what_there_is(host: Any, monke
     live.returned(host, [named], {"shop": "gone"}, previous=True, reason="x")
     assert named.failure is not None
     assert "release gone is not there" in named.failure.problem
+
+
+def test_nobody_caches_answers_of_two_releases(host: Any) -> None:
+    """From before the link changes, there and back, until who runs was found to be well; also when a run was killed."""
+    changing = host.root / "shop" / "current.changing"
+    make_good(host, "old")
+    calm = job(probes=[])
+    live.switched(Host(host.root.parent, check=True), [calm], {})
+    assert not changing.exists()
+    live.switched(host, [calm], {})
+    assert changing.exists()
+    live.judged(host, [job()])  # it does not answer
+    assert changing.exists()
+    live.judged(host, [calm])
+    assert not changing.exists()
+
+    live.returned(host, [calm], {}, previous=False, reason="bad")
+    assert changing.exists()
+    live.finished(host, [calm])
+    assert not changing.exists()
+
+    changing.touch()
+    dry = Host(host.root.parent, check=True)
+    live.finished(dry, [calm])
+    assert dry.actions == ["shop: its answers may be cached again"]
+    live.finished(host, [calm])
+    assert not changing.exists()
+    assert calm.failure is None

@@ -39,6 +39,7 @@ SITE: dict[str, Any] = {
     "trusted_proxies": [],
     "proxy_protocol": False,
     "client_max_body_size": "10m",
+    "client_body_timeout": 0,
     "proxy_connect_timeout": 2,
     "proxy_send_timeout": 60,
     "proxy_read_timeout": 60,

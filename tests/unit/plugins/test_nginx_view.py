@@ -247,6 +247,35 @@ def test_a_name_is_looked_up_while_nginx_runs() -> None:
         assert (made["target"], made["named"]) == ("http://$site_a_b_pool", False)
 
 
+def test_a_preflight_is_told_all_once() -> None:
+    made = view(
+        cors={"origins": ["https://b.example"], "expose_headers": ["X-A"]},
+        hsts={"max_age": 9},
+        upstream={"balance": "hash", "hash_by": "visitor"},
+        maintenance={"switch": False},
+    )
+    [gate] = made["locations"][0]["gates"]
+    assert (gate["when"], gate["lines"][-1]) == ("$site_a_b_preflight", "return 204")
+    said = [line.split()[1] for line in gate["lines"][:-1]]
+    own = ["Allow-Origin", "Allow-Credentials", "Allow-Methods", "Allow-Headers", "Max-Age"]
+    others = ["Referrer-Policy", "X-Content-Type-Options", "X-Frame-Options", "Strict-Transport-Security"]
+    assert said == [*(f"Access-Control-{name}" for name in own), "Vary", *others]
+
+
+def test_who_is_answered_before_anything_else() -> None:
+    made = view(
+        access={"certificate": True},
+        canonical="a.example",
+        maintenance={"open_paths": ["/healthz"]},
+        static=[{"path": "/static/", "release": "static"}],
+        release="/srv/a/current",
+    )
+    gates = ["$wsgi_fleet_maintenance", "$host != a.example", "$ssl_client_verify != SUCCESS"]
+    for location in (made["locations"][0], made["static"][0]):
+        assert [gate["when"] for gate in location["gates"]] == gates
+    assert made["locations"][1]["gates"] == []
+
+
 def test_patterns_of_origins_are_for_the_whole_origin() -> None:
     made = view(cors={"origins": ["https://b.example"], "origin_patterns": [r"https://pr-\d{1,5}\.example\.com"]})
     assert made["cors"] is True

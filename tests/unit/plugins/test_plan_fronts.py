@@ -38,6 +38,7 @@ DONE: dict[str, Any] = {
 }
 # All the rest, in the same way.
 NOT_DONE: dict[str, Any] = {
+    "client_body_timeout": 300,
     "proxy_send_timeout": 20,
     "balance": "ip_hash",
     "retry": {"tries": 1},

@@ -48,7 +48,7 @@ GIVEN: dict[str, Any] = {
     "snippet": "location = /x { return 204; }",
 }
 PATHS: list[dict[str, Any]] = [
-    {"path": "/upload/", "client_max_body_size": "1g", "proxy_read_timeout": 900},
+    {"path": "/upload/", "client_max_body_size": "1g", "client_body_timeout": 300, "proxy_read_timeout": 900},
     {"path": "/events", "match": "exact", "streaming": True},
     {"path": "/socket", "websocket": True},
     {"path": "/login", "limits": {"requests": [{"rate": "1r/s"}]}, "access": {}},
@@ -94,7 +94,14 @@ def test_what_concerns_clients_is_said_at_the_edge():
     # and what a request needs on its whole way is said on all of it
     assert names(edge["paths"]) == names(PATHS)
     assert names(inner["paths"]) == ["/upload/", "/events", "/socket", "/news"]
-    assert inner["paths"][0]["proxy_read_timeout"] == 900
+    assert (inner["paths"][0]["proxy_read_timeout"], inner["paths"][0]["client_body_timeout"]) == (900, 300)
+
+
+def test_time_for_bodies_is_given_on_the_whole_way():
+    made = plan({"client_body_timeout": 300}, ["lb1"])
+    assert [sites(made, host)["shop"]["client_body_timeout"] for host in ("lb1", "app1")] == [300, 300]
+    assert sites(plan({"client_body_timeout": 300}, []), "app1")["shop"]["client_body_timeout"] == 300
+    assert "client_body_timeout" not in sites(plan({}, []), "app1")["shop"]
 
 
 def test_what_is_cached_or_served_from_a_release_is_so_beside_it():
@@ -317,6 +324,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (
         {"balance": "hash", "hash_by": "cookie"},
         "hash_by: is 'cookie', must be one of visitor, address, uri, host, header:NAME, cookie:NAME",
+    ),
+    ({"client_body_timeout": "5m"}, "client_body_timeout: is a string, must be a whole number from 1 to 86400"),
+    (
+        {"paths": [{"path": "/a", "client_body_timeout": 0}]},
+        "paths[0].client_body_timeout: is 0, must be a whole number from 1 to 86400",
     ),
     ({"retry": {"tries": 0}}, "retry.tries: is 0, must be a whole number from 1 to 10"),
     ({"retry": {"on": ["error"]}}, "retry.on: is no known key; known are conditions, non_idempotent, timeout, tries"),

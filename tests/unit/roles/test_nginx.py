@@ -121,6 +121,7 @@ def test_records_are_checked_with_their_defaults() -> None:
     own = {
         "nginx_status_port": 443,
         "nginx_self_signed_days": 1,
+        "nginx_log_rotate": {"keep": 0, "max_size": "much"},
         "nginx_sites": [{**SITE, "client_max_body_size": "x"}],
     }
     given = [str(ROLE / "defaults/main.yml"), str(ROLE / "vars/main.yml")]
@@ -140,6 +141,8 @@ def test_records_are_checked_with_their_defaults() -> None:
     assert json.loads(said.partition("=>")[2])["__nginx_problems"] == [
         "this role knows Debian, not an unknown system: gather facts first",
         "nginx_self_signed_days: 1 is out of range; give 3 to 3650",
+        "nginx_log_rotate.keep: 0 is out of range; give 1 to 1000",
+        "nginx_log_rotate.max_size: much is no size; give one like 512k, 100m or 1g",
         "nginx_status_port: 443 is a site's port too; give one that no site uses",
         "nginx_sites[0] (shop): client_max_body_size: x is no size; give one like 512k, 10m or 1g",
     ]
@@ -301,6 +304,59 @@ def test_the_switch_is_in_every_site_that_has_one() -> None:
     assert "location =" not in without
 
 
+FOLDERS = [{"path": "/static/", "release": "static"}, {"path": "/media/", "shared": "media"}]
+
+
+def static_location(path: str, changes: dict[str, Any]) -> list[str]:
+    text = render_site({"release": "/srv/shop/current", "static": FOLDERS, **changes})
+    return lines(text.partition(f"location {path} {{\n")[2].partition("\n    }\n")[0])
+
+
+@pytest.mark.parametrize("path", ['"/static/"', '"/media/"'])
+def test_static_files_are_closed_with_their_site(path: str) -> None:
+    wanted = ["if ($wsgi_fleet_maintenance) {", "error_page 503 /.wsgi-fleet/maintenance.html;", "return 503;", "}"]
+    written = static_location(path, {})
+    assert written[: len(wanted) + 1] == [
+        *wanted,
+        f'alias "/srv/shop/{"current/src/static" if "static" in path else "shared/media"}/";',
+    ]
+    assert "if (" not in " ".join(static_location(path, {"maintenance": {"switch": False}}))
+    assert "if ($host != shop.example.com) {" in static_location(path, {"canonical": "shop.example.com"})
+
+
+def test_refusals_of_static_files_have_the_sites_pages() -> None:
+    written = static_location('"/static/"', {"error_pages": [{"codes": [404, 429], "content": "x"}]})
+    pages = [line for line in written if line.startswith("error_page 4")]
+    # the first that fits counts
+    assert pages == ["error_page 404 = @site_shop_static_0;", "error_page 404 429 /.wsgi-fleet/pages/404-429.html;"]
+
+
+def test_static_files_count_once_for_limits() -> None:
+    limits = {"limits": {"requests": [{"rate": "1r/s"}]}}
+    assert "limit_req zone=site_shop_site_requests_0;" in static_location('"/static/"', limits)
+    assert "limit_req zone=site_shop_site_requests_0;" in static_location('"/media/"', limits)
+    assert "limit_" not in " ".join(static_location("@site_shop_static_0", limits))
+
+
+def test_redirections_say_the_security_headers() -> None:
+    text = render_site({"https_redirect": True, "hsts": {"max_age": 9}})
+    redirecting = lines(text.partition("server {\n")[2].partition("\n}\n")[0])
+    assert "return 308 https://$host$request_uri;" in redirecting
+    assert "add_header X-Frame-Options $site_shop_header_2 always;" in redirecting
+    assert "add_header Strict-Transport-Security $site_shop_hsts always;" in redirecting
+    # nothing of it over plain HTTP
+    assert 'map $scheme:$upstream_http_strict_transport_security $site_shop_hsts {\n    default "";\n    https:' in text
+
+
+@pytest.mark.parametrize("seconds", [0, 300])
+def test_a_site_has_its_own_time_for_bodies(seconds: int) -> None:
+    written = lines(render_site({"client_body_timeout": seconds, "paths": [{"path": "/a", "client_body_timeout": 7}]}))
+    assert [line for line in written if "body_timeout" in line] == [
+        *(["client_body_timeout 300s;"] if seconds else []),
+        "client_body_timeout 7s;",
+    ]
+
+
 @pytest.mark.parametrize("page", ["", "<p>Closed</p>"])
 def test_the_page_is_the_sites_own_or_comes_with_the_switch(page: str) -> None:
     site = {**SITE, "maintenance": {"page": page}}
@@ -434,6 +490,7 @@ def host(
     has: str = "none",
     shown: str = "",
     open_files: int = 16384,
+    rules: str = "logs {\n}",
 ) -> dict[str, Any]:
     # what is installed and what systemd says, whatever this machine has
     programs = directory.with_name(f"{directory.name}-bin")
@@ -448,8 +505,9 @@ def host(
     argv = ["sh", "-s", "--", mode, packages, directory / "etc", directory / "log", owner, directory / "tls/pair.pem"]
     program = b"".join((ROLE / "files" / name).read_bytes() for name in ("shared.sh", "host.sh"))
     argv += [str(days), str(port), directory / "cached", source, look_for, "", directory / "limits/ours.conf"]
+    argv += [str(open_files), directory / "rules/nginx", rules]
     run = subprocess.run(
-        [*argv, str(open_files), "shop", "--", *files, "--", *names],
+        [*argv, "shop", "--", *files, "--", *names],
         input=program,
         cwd=directory,  # it makes files: never among ours
         env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
@@ -614,6 +672,39 @@ def test_logs_are_not_for_everybody(tmp_path: Path) -> None:
     log.write_text("kept")
     assert host(tmp_path)["changed"] is False
     assert log.read_text() == "kept"
+
+
+def test_rules_for_logs_are_written_where_nginx_is(tmp_path: Path) -> None:
+    """Not before: dpkg would find a file in the place of its own."""
+    file = tmp_path / "rules/nginx"
+    host(tmp_path, packages="nginx")
+    assert not file.exists()
+    host(tmp_path)  # what else changes, once
+    file.unlink()
+    assert host(tmp_path, mode="check")["changed"] is True
+    assert not file.exists()
+    assert host(tmp_path)["changed"] is True
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("logs {\n}\n", 0o644)
+    assert host(tmp_path)["changed"] is False
+    assert host(tmp_path, rules="others")["changed"] is True
+    assert [path.name for path in file.parent.iterdir()] == ["nginx"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, ["daily", "rotate 14"]),
+        ({"frequency": "weekly", "keep": 3, "max_size": "100m"}, ["weekly", "rotate 3", "maxsize 100M"]),
+        ({"max_size": "5K"}, ["daily", "rotate 14", "maxsize 5k"]),
+    ],
+)
+def test_when_logs_are_rotated(given: dict[str, Any], said: list[str]) -> None:
+    spec = options()["nginx_log_rotate"]["options"]
+    defaults = {name: option["default"] for name, option in spec.items() if "default" in option}
+    assert evaluate("__nginx_log_rotate", [], nginx_log_rotate=given) == {"max_size": "", **defaults, **given}
+    written = lines(evaluate("__nginx_log_rules_text", [], nginx_log_rotate=given))
+    assert written[1 : written.index("missingok")] == ["/var/log/nginx/*.log {", *said]
+    assert "create 0640 www-data adm" in written
 
 
 def test_a_running_master_gets_its_files(tmp_path: Path) -> None:
