@@ -5,7 +5,7 @@ Every candidate is an application of its own on one host (a view that does nothi
 thing. It is asked in turn with the first, so that whatever else the machine does meets both. Prints a table and keeps
 it in bench/results/.
 
-    bench/tuning.py                        # all of it: fifteen minutes
+    bench/tuning.py                        # all of it: nine minutes
     bench/tuning.py --only threads         # candidates whose name has this in it; keeps nothing
 """
 
@@ -62,9 +62,6 @@ CANDIDATES = (
     Candidate(
         "nginx: access_log buffer=64k", site=r"s/(access_log .*) wsgi_fleet;/\1 wsgi_fleet buffer=64k flush=1s;/"
     ),
-    Candidate(
-        "nginx: access_log buffer=16k", site=r"s/(access_log .*) wsgi_fleet;/\1 wsgi_fleet buffer=16k flush=1s;/"
-    ),
     Candidate("nginx: no access_log", site=r"s/access_log .*;/access_log off;/"),
     Candidate("nginx: proxy_buffering off", site=r"s/(include wsgi-fleet.proxy.conf;)/\1 proxy_buffering off;/"),
     Candidate(
@@ -72,7 +69,6 @@ CANDIDATES = (
     ),
     Candidate("nginx: multi_accept", nginx=r"nginx.conf s/(worker_connections .*;)/\1 multi_accept on;/"),
     Candidate("nginx: worker_processes 1", nginx=r"nginx.conf s/worker_processes .*;/worker_processes 1;/"),
-    Candidate("nginx: pcre_jit", nginx=r"nginx.conf s/^(user .*;)/\1 pcre_jit on;/"),
     Candidate("nginx: open_file_cache", nginx=r"nginx.conf s/(sendfile on;)/\1 open_file_cache max=1000;/"),
 )
 

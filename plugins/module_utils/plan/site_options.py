@@ -443,7 +443,7 @@ def inner_options(nginx: dict[str, Any], release: str) -> dict[str, Any]:
     paths = [path for path in paths if set(path) - {"path", "match"}]
     return {
         "default_headers": False,
-        **{name: nginx[name] for name in ("client_body_timeout",) if nginx.get(name)},
+        **({"client_body_timeout": nginx["client_body_timeout"]} if nginx.get("client_body_timeout") else {}),
         **({"paths": paths} if paths else {}),
         **_cached(nginx, release),
     }
